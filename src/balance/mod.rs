@@ -1,0 +1,1 @@
+//! Picking an endpoint: one file a policy. Pure.

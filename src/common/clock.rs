@@ -1,0 +1,31 @@
+//! Time as the data path counts it: milliseconds since the process began, in one `u64`.
+//!
+//! Deadlines are compared far more often than they are shown, and an integer in a `Cell` or an
+//! atomic is cheaper to keep than an `Instant`.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Milliseconds since [`start`] was first asked for. Never goes backwards.
+pub type Millis = u64;
+
+/// The instant that [`Millis`] counts from.
+pub fn start() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+/// Reads the clock; costs one `clock_gettime`.
+pub fn now() -> Millis {
+    to_millis(Instant::now())
+}
+
+/// Converts an instant; one before [`start`] becomes 0.
+pub fn to_millis(at: Instant) -> Millis {
+    millis(at.saturating_duration_since(start()))
+}
+
+/// A duration in whole milliseconds, rounded up so that a deadline is never early.
+pub fn millis(duration: Duration) -> Millis {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}

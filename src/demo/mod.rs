@@ -1,0 +1,1 @@
+//! A few invoice pods to try the proxy with.

@@ -1,0 +1,1 @@
+//! Endpoints: addresses of pods, sets of them, and their health.

@@ -1,0 +1,1 @@
+//! Active health checks: tasks that probe endpoints and tell their health.

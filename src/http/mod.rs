@@ -1,0 +1,8 @@
+//! HTTP as the proxy sees it: heads, bodies, and what the RFCs say about them.
+//!
+//! [`head`] and [`body`] are what every other module works on, whichever protocol carried them.
+
+pub mod body;
+pub mod error;
+pub mod head;
+pub mod text;

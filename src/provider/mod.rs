@@ -1,0 +1,1 @@
+//! Sources of configuration files, and when they change.

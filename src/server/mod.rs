@@ -1,0 +1,1 @@
+//! Sockets in: listeners, cores, connections, drain.

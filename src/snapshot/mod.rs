@@ -1,0 +1,1 @@
+//! What the data path reads: one compiled, immutable configuration.
