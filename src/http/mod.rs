@@ -2,7 +2,9 @@
 //!
 //! [`head`] and [`body`] are what every other module works on, whichever protocol carried them.
 
+pub mod authority;
 pub mod body;
 pub mod error;
 pub mod head;
+pub mod path;
 pub mod text;
