@@ -7,4 +7,5 @@ pub mod body;
 pub mod error;
 pub mod h1;
 pub mod head;
+pub mod path;
 pub mod text;
