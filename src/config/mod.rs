@@ -1,1 +1,10 @@
 //! The document as written: YAML to a tree with positions, items from the tree, files merged.
+
+pub mod admin;
+pub mod document;
+pub mod entry_point;
+pub mod observability;
+pub mod providers;
+pub mod router;
+pub mod service;
+pub mod transport;

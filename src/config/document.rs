@@ -1,0 +1,97 @@
+//! The whole document as written: every block, static and dynamic, of all files together.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::admin::{AdminConfig, ApiConfig, PingConfig};
+use super::entry_point::EntryPointConfig;
+use super::observability::{AccessLogConfig, LogConfig, MetricsConfig};
+use super::providers::ProvidersConfig;
+use super::router::{RouterConfig, RuleSyntax};
+use super::service::ServiceConfig;
+use super::transport::ServersTransportConfig;
+use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
+use crate::middleware::MiddlewareConfig;
+
+/// Everything that the files say, with defaults filled in.
+#[derive(Clone, Debug, Default, JsonSchema, PartialEq)]
+#[schemars(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct DocumentConfig {
+    /// Addresses that accept connections. Default: one named `http` at `:80`.
+    #[schemars(with = "BTreeMap<String, EntryPointConfig>")]
+    pub entry_points: BTreeMap<EntryPointName, EntryPointConfig>,
+    /// Routers, services, middlewares and transports.
+    pub http: HttpConfig,
+    /// How servers are connected to, unless a service names an entry of `http.serversTransports`.
+    pub servers_transport: ServersTransportConfig,
+    /// The log of the proxy itself.
+    pub log: LogConfig,
+    /// The log of requests. Default off; `{}` turns it on.
+    pub access_log: Option<AccessLogConfig>,
+    /// Metrics.
+    pub metrics: MetricsConfig,
+    /// The listener for operators.
+    pub admin: AdminConfig,
+    /// The read-only API.
+    pub api: Option<ApiConfig>,
+    /// Traefik's `/ping`.
+    pub ping: Option<PingConfig>,
+    /// Where dynamic configuration comes from, beside the main file.
+    pub providers: ProvidersConfig,
+    /// What holds for all entry points.
+    pub global: GlobalConfig,
+    /// The rule language.
+    pub core: CoreConfig,
+    /// What a problem inside one item does: `refuse` the document or `dropItem`. Default `refuse`.
+    pub on_problem: OnProblem,
+    /// Threads that carry traffic. Default 0: one for each core that the process may use. At most 1024.
+    #[schemars(range(max = 1024))]
+    pub workers: u16,
+}
+
+/// Routers, services, middlewares and transports.
+#[derive(Clone, Debug, Default, JsonSchema, PartialEq)]
+#[schemars(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Which requests go where. Default none.
+    #[schemars(with = "BTreeMap<String, RouterConfig>")]
+    pub routers: BTreeMap<RouterName, RouterConfig>,
+    /// Where requests are sent. Default none.
+    #[schemars(with = "BTreeMap<String, ServiceConfig>")]
+    pub services: BTreeMap<ServiceName, ServiceConfig>,
+    /// What is done with requests and responses on the way. Default none.
+    #[schemars(with = "BTreeMap<String, MiddlewareConfig>")]
+    pub middlewares: BTreeMap<MiddlewareName, MiddlewareConfig>,
+    /// How servers are connected to, by name. Default none.
+    pub servers_transports: BTreeMap<String, ServersTransportConfig>,
+}
+
+/// What holds for all entry points.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GlobalConfig {
+    /// Does not append the client's address to `X-Forwarded-For`, at no entry point. Default false.
+    #[serde(rename = "notAppendXForwardedFor")]
+    pub not_append_x_forwarded_for: bool,
+}
+
+/// The rule language.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CoreConfig {
+    /// Language of rules whose router does not say; only `v3`. Default `v3`.
+    pub default_rule_syntax: RuleSyntax,
+}
+
+/// What a problem inside one item does.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnProblem {
+    /// Refuses the document: on reload the old one stays, on a cold start the process ends.
+    #[default]
+    Refuse,
+    /// Leaves that item out, as Traefik does.
+    DropItem,
+}

@@ -1,0 +1,42 @@
+//! `providers` as written.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::units::HumanDuration;
+
+/// Where dynamic configuration comes from, beside the main file.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProvidersConfig {
+    /// Shortest time between two reloads. Default 2s.
+    pub providers_throttle_duration: HumanDuration,
+    /// Files with `http`, `tcp`, `udp` and `tls` blocks.
+    pub file: Option<FileProviderConfig>,
+}
+
+impl Default for ProvidersConfig {
+    fn default() -> Self {
+        Self { providers_throttle_duration: HumanDuration::secs(2), file: None }
+    }
+}
+
+/// Files with dynamic configuration; relative paths start at the main file's directory.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FileProviderConfig {
+    /// One file. Default none.
+    pub filename: Option<String>,
+    /// Every `.yml` and `.yaml` file in this directory and those below. Default none.
+    pub directory: Option<String>,
+    /// Reloads when one changes. Default true.
+    pub watch: bool,
+    /// Would log what a Go template produced; templates are not read. Default false.
+    pub debug_log_generated_template: bool,
+}
+
+impl Default for FileProviderConfig {
+    fn default() -> Self {
+        Self { filename: None, directory: None, watch: true, debug_log_generated_template: false }
+    }
+}
