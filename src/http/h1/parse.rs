@@ -11,7 +11,7 @@ use memchr::memchr;
 use smallvec::SmallVec;
 
 use super::framing::Length;
-use crate::http::authority;
+use crate::http::authority::Authority;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
@@ -148,14 +148,16 @@ pub fn request(head: Bytes, limits: &HeadLimits) -> Result<ParsedRequest, ProxyE
         return Err(ProxyError::BadRequest("missing Host field"));
     }
     let host = host.unwrap_or_default();
-    authority::check(host.as_str()).map_err(ProxyError::BadRequest)?;
+    if http_11 || !host.as_bytes().is_empty() {
+        Authority::parse(host.as_str()).map_err(ProxyError::BadRequest)?;
+    }
     let authority = match start.authority {
         // RFC 9112 §3.2.2 lets the target win; two names in one request are two readings of it.
         Some(target) if !host.as_str().is_empty() && !target.as_str().eq_ignore_ascii_case(host.as_str()) => {
             return Err(ProxyError::BadRequest("Host differs from the target"));
         }
         Some(target) => {
-            authority::check(target.as_str()).map_err(ProxyError::BadRequest)?;
+            Authority::parse(target.as_str()).map_err(ProxyError::BadRequest)?;
             target
         }
         None => host,
