@@ -20,6 +20,8 @@ pub enum Body {
     FromClient(RequestBody),
     /// Still coming from a pod.
     FromPod(Box<ResponseBody>),
+    /// Some bytes that were read ahead, then the rest, whose length is not known.
+    After(Bytes, Box<Body>),
     /// The pod has switched protocols: from here on bytes flow both ways.
     Tunnel(Box<ClientConn>),
 }
@@ -44,6 +46,11 @@ impl Body {
         if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
     }
 
+    /// `first`, then `rest`, which must be of unknown length.
+    pub fn after(first: Bytes, rest: Self) -> Self {
+        Self::After(first, Box::new(rest))
+    }
+
     /// How much is still to come, as far as it is known.
     pub fn length(&self) -> Length {
         match self {
@@ -51,6 +58,7 @@ impl Body {
             Self::Full(bytes) => Length::exact(bytes.len() as u64),
             Self::FromClient(body) => body.length(),
             Self::FromPod(body) => body.length(),
+            Self::After(_, rest) => rest.length(),
         }
     }
 
@@ -65,6 +73,11 @@ impl Body {
             }
             Self::FromClient(body) => body.poll_piece(cx),
             Self::FromPod(body) => body.poll_piece(cx),
+            Self::After(first, rest) => {
+                let first = std::mem::take(first);
+                *self = std::mem::take(rest);
+                Poll::Ready(Some(Ok(Piece::Data(first))))
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod body;
 pub mod error;
+pub mod forwarded;
 pub mod h1;
 pub mod head;
 pub mod path;

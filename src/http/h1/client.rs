@@ -56,8 +56,14 @@ pub struct Wants<'a> {
     pub expect_continue: bool,
     /// Gets each interim answer.
     pub interim: &'a mut dyn FnMut(StatusCode, &HeaderMap),
-    /// For the wait for `100 Continue`.
+    /// For all waits.
     pub slot: &'a Slot,
+    /// From the request's last byte to the head of the answer; 0 for none.
+    pub header_timeout: Millis,
+    /// While the pod takes nothing of the request; 0 for none.
+    pub idle_timeout: Millis,
+    /// For everything.
+    pub deadline: Millis,
 }
 
 /// Why no answer came.
@@ -82,6 +88,12 @@ pub enum ExchangeCause {
     Malformed(&'static str),
     /// The request's body broke off.
     RequestBody(BodyError),
+    /// No head in time.
+    HeaderTimeout,
+    /// The pod took nothing of the request for too long.
+    IdleTimeout,
+    /// [`Wants::deadline`] has come.
+    Deadline,
 }
 
 impl ClientConn {
@@ -132,19 +144,11 @@ impl ClientConn {
         encode::request_head(sender.out.text(), head, length, extras);
         let mut scan = HeadScan::default();
         let mut interim_left = MAX_INTERIM;
-        let mut continue_at = None;
+        let mut wait = Wait::default();
         let result = poll_fn(|cx| {
             sender.poll(&self.io, cx);
             if let Some(error) = sender.body_error.take() {
                 return Poll::Ready(Err(ExchangeCause::RequestBody(error)));
-            }
-            if sender.waits_for_continue && sender.written > 0 {
-                let at = *continue_at.get_or_insert_with(|| clock::now() + CONTINUE_WAIT);
-                if wants.slot.poll_at(cx, at).is_ready() {
-                    sender.waits_for_continue = false;
-                    (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
-                    sender.poll(&self.io, cx);
-                }
             }
             loop {
                 let end = match scan.find_end(&self.buf, &HEAD_LIMITS, Leniency::BareLineFeed) {
@@ -179,7 +183,29 @@ impl ClientConn {
                 }
                 let room = self.read_size.max(self.buf.len());
                 self.buf.reserve(room);
-                match ready!(self.io.poll_read(cx, &mut self.buf)) {
+                let Poll::Ready(read) = self.io.poll_read(cx, &mut self.buf) else {
+                    let phase = sender.phase();
+                    let since = wait.since(phase, sender.written);
+                    let at = match (phase, wants.header_timeout, wants.idle_timeout) {
+                        (Phase::Continue, _, _) => since + CONTINUE_WAIT,
+                        (Phase::Sending, _, 0) | (Phase::Sent, 0, _) => Millis::MAX,
+                        (Phase::Sending, _, idle) => since.saturating_add(idle),
+                        (Phase::Sent, timeout, _) => since.saturating_add(timeout),
+                    };
+                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+                    return match phase {
+                        _ if wants.deadline <= at => Poll::Ready(Err(ExchangeCause::Deadline)),
+                        Phase::Sending => Poll::Ready(Err(ExchangeCause::IdleTimeout)),
+                        Phase::Sent => Poll::Ready(Err(ExchangeCause::HeaderTimeout)),
+                        Phase::Continue => {
+                            sender.waits_for_continue = false;
+                            (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                            sender.poll(&self.io, cx);
+                            continue;
+                        }
+                    };
+                };
+                match read {
                     Ok(0) => {
                         let kind = if self.buf.is_empty() {
                             io::Error::from(io::ErrorKind::UnexpectedEof)
@@ -194,7 +220,7 @@ impl ClientConn {
             }
         })
         .await;
-        if continue_at.is_some() {
+        if wait.is_set() {
             wants.slot.clear();
         }
         let parsed = match result {
@@ -243,9 +269,7 @@ impl ClientConn {
         }
         if length == Length::Empty {
             response.finish();
-            if response.sender.is_none() {
-                return Ok((head, Body::Empty));
-            }
+            return Ok((head, Body::Empty));
         }
         Ok((head, Body::FromPod(Box::new(response))))
     }
@@ -292,6 +316,16 @@ impl Sender {
         self.refused || (self.finished && self.out.is_empty())
     }
 
+    fn phase(&self) -> Phase {
+        if self.is_done() {
+            Phase::Sent
+        } else if self.waits_for_continue && self.out.is_empty() {
+            Phase::Continue
+        } else {
+            Phase::Sending
+        }
+    }
+
     /// Sends as much as can be sent now.
     fn poll(&mut self, io: &Io, cx: &mut Context<'_>) {
         while !self.is_done() && self.body_error.is_none() {
@@ -333,6 +367,38 @@ impl Sender {
                 Poll::Pending => return,
             }
         }
+    }
+}
+
+/// What the wait for an answer is a wait for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// The request is still going out.
+    Sending,
+    /// The pod shall say that it wants the body.
+    Continue,
+    /// The pod has it all.
+    Sent,
+}
+
+/// Since when the present wait lasts; the clock is read only when there is something new to wait for.
+#[derive(Default)]
+struct Wait(Option<(Phase, u64, Millis)>);
+
+impl Wait {
+    fn since(&mut self, phase: Phase, written: u64) -> Millis {
+        match self.0 {
+            Some((same, so_far, since)) if same == phase && so_far == written => since,
+            _ => {
+                let now = clock::now();
+                self.0 = Some((phase, written, now));
+                now
+            }
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 }
 
