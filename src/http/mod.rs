@@ -3,6 +3,7 @@
 //! [`head`] and [`body`] are what every other module works on, whichever protocol carried them.
 
 pub mod body;
+pub mod client_ip;
 pub mod error;
 pub mod head;
 pub mod text;
