@@ -225,4 +225,15 @@ impl ExchangeKey {
             | u64::from(self.method as u8) << 8
             | u64::from(self.protocol as u8)
     }
+
+    /// What [`Self::pack`] made a word of.
+    pub(super) fn unpack(packed: u64) -> Self {
+        let [_, _, _, _, status_high, status_low, method, protocol] = packed.to_be_bytes();
+        Self {
+            series: Series((packed >> 32) as u32),
+            status: u16::from_be_bytes([status_high, status_low]),
+            method: MethodLabel::ALL.get(usize::from(method)).copied().unwrap_or(MethodLabel::Extension),
+            protocol: Protocol::ALL.get(usize::from(protocol)).copied().unwrap_or(Protocol::Http),
+        }
+    }
 }

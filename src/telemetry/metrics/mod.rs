@@ -95,7 +95,7 @@ pub struct Metrics {
     cores: Mutex<Vec<Arc<CoreCells>>>,
     endpoints: Mutex<Option<EndpointSource>>,
     sources: Mutex<Vec<(Metric, SampleSource)>>,
-    access_logs: Mutex<Vec<Arc<AccessLogCounts>>>,
+    access_logs: Mutex<AccessLogs>,
     reloads_accepted: AtomicU64,
     reloads_refused: AtomicU64,
     last_reload_ok: AtomicBool,
@@ -263,9 +263,21 @@ impl Metrics {
     /// Shows an access log's lines; those of logs that ended stay in the sum.
     pub fn count_access_log(&self, counts: Arc<AccessLogCounts>) {
         let mut logs = self.access_logs.lock();
-        if !logs.iter().any(|known| Arc::ptr_eq(known, &counts)) {
-            logs.push(counts);
+        if logs.open.iter().any(|known| Arc::ptr_eq(known, &counts)) {
+            return;
         }
+        logs.fold_ended();
+        logs.open.push(counts);
+    }
+
+    fn access_log_sums(&self) -> AccessLogSums {
+        let mut logs = self.access_logs.lock();
+        logs.fold_ended();
+        let mut sums = logs.ended;
+        for counts in &logs.open {
+            sums.add(counts);
+        }
+        sums
     }
 
     /// Notes that a document was accepted and is running as `generation`.
@@ -292,6 +304,43 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
+/// Lines of all access logs there were.
+#[derive(Debug, Default)]
+struct AccessLogs {
+    open: Vec<Arc<AccessLogCounts>>,
+    ended: AccessLogSums,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AccessLogSums {
+    written: u64,
+    dropped: u64,
+    failed: u64,
+}
+
+impl AccessLogs {
+    /// Keeps the figures of logs that nobody writes to any more, without their cells.
+    fn fold_ended(&mut self) {
+        let ended = &mut self.ended;
+        self.open.retain_mut(|counts| {
+            let last = Arc::get_mut(counts);
+            let ended_now = last.is_some();
+            if let Some(counts) = last {
+                ended.add(counts);
+            }
+            !ended_now
+        });
+    }
+}
+
+impl AccessLogSums {
+    fn add(&mut self, counts: &AccessLogCounts) {
+        self.written += counts.written.load(Ordering::Relaxed);
+        self.dropped += counts.dropped.load(Ordering::Relaxed);
+        self.failed += counts.failed.load(Ordering::Relaxed);
+    }
+}
+
 /// Seconds to nanoseconds, ascending, once each; what is no positive number is left out.
 fn compile_buckets(seconds: &[f64]) -> Bounds {
     let mut bounds: Vec<u64> = seconds
@@ -303,3 +352,6 @@ fn compile_buckets(seconds: &[f64]) -> Bounds {
     bounds.dedup();
     bounds.into()
 }
+
+#[cfg(test)]
+mod tests;
