@@ -325,31 +325,3 @@ impl LinkContext {
         }
     }
 }
-
-/// Stand-in until the list of middlewares is merged.
-#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub enum MiddlewareConfig {
-    /// Puts a prefix before the path.
-    AddPrefix(AddPrefixConfig),
-    /// Limits the rate of requests.
-    RateLimit(RateLimitConfig),
-}
-
-/// Stand-in.
-#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct AddPrefixConfig {
-    /// The prefix. Required.
-    pub prefix: String,
-}
-
-/// Stand-in.
-#[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct RateLimitConfig {
-    /// Requests admitted per period and key.
-    pub average: u32,
-    /// Length of the period.
-    pub period: crate::common::units::HumanDuration,
-}

@@ -16,6 +16,7 @@ use crate::http::error::ProxyError;
 use crate::http::forwarded::Peer;
 use crate::http::h1::server::ServerConn;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::text::Text;
 use crate::middleware::LinkContext;
 use crate::snapshot::{EntryPoint, Route, Service};
 use crate::telemetry::access_log::{AccessLog, AccessRecord, End, OriginPart};
@@ -159,6 +160,35 @@ impl Ending {
         }
     }
 
+    /// The ending of a request whose head could not be read.
+    pub fn of_refusal(
+        core: &Core,
+        entry: &EntryPoint,
+        peer: &Peer,
+        started: Instant,
+        method: Method,
+        error: &ProxyError,
+    ) -> Self {
+        let log = core.access_log();
+        let log = Option::as_ref(&log).filter(|_| entry.access_log).map(|log| {
+            Box::new(PendingRecord {
+                log: Arc::clone(log),
+                record: unreadable(entry, peer, method.clone(), core.snapshot().generation),
+                origin: None,
+            })
+        });
+        Self {
+            started,
+            idle_timeout: 0,
+            deadline: Millis::MAX,
+            failure: Some(End::from(error)),
+            counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
+            log,
+            _in_flight: None,
+            _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
     /// The exchange is over: it is counted and logged.
     pub fn finish(self, core: &Core, status: StatusCode, bytes_in: u64, bytes_out: u64) {
         let duration = self.started.elapsed();
@@ -197,6 +227,39 @@ fn protocol(exchange: &Exchange<'_>, headers: &HeaderMap) -> Protocol {
     }
 }
 
+/// What the log says of a request that could not be read.
+fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) -> AccessRecord {
+    AccessRecord {
+        start: SystemTime::now(),
+        duration: Duration::ZERO,
+        entry_point: entry.name.clone(),
+        router: None,
+        service: None,
+        service_url: None,
+        service_addr: None,
+        client: peer.addr,
+        forwarded_for: None,
+        user: None,
+        method,
+        authority: Text::from_static(""),
+        path: Text::from_static("-"),
+        query: None,
+        version: http::Version::HTTP_11,
+        scheme: if peer.tls { "https" } else { "http" },
+        request_bytes: 0,
+        origin: None,
+        status: 0,
+        response_bytes: 0,
+        attempts: 0,
+        tried: SmallVec::new(),
+        end: End::Completed,
+        generation,
+        request_fields: SmallVec::new(),
+        origin_fields: SmallVec::new(),
+        downstream_fields: SmallVec::new(),
+    }
+}
+
 fn record(
     exchange: &Exchange<'_>,
     logged: Logged,
@@ -216,9 +279,7 @@ fn record(
         service_url: last.map(|endpoint| Arc::clone(endpoint.url().written())),
         service_addr: last.map(|endpoint| endpoint.text()),
         client: exchange.peer.addr,
-        forwarded_for: forwarded_for
-            .and_then(|value| value.to_str().ok())
-            .map(crate::http::text::Text::copy_from),
+        forwarded_for: forwarded_for.and_then(|value| value.to_str().ok()).map(Text::copy_from),
         user: None,
         method: head.method,
         authority: head.authority,

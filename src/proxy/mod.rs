@@ -3,7 +3,7 @@
 pub mod core;
 pub mod exchange;
 mod forward;
-mod respond;
+pub mod respond;
 mod retry;
 pub mod serve;
 pub mod tunnel;

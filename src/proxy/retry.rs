@@ -29,12 +29,12 @@ pub async fn run<'a>(
     service: &'a Service,
     mut request: Request,
 ) -> Response {
-    exchange.attempt_limit = Some(if link.retries_network_errors() { link.attempts() } else { 1 });
+    exchange.attempt_limit = Some(if link.on_network_error { link.attempts } else { 1 });
     let method = request.head.method.clone();
     if !link.holds_body(&method) {
         return run_chain(exchange, rest, service, request).await;
     }
-    let body = match hold(&mut request.body, link.max_request_body_bytes()).await {
+    let body = match hold(&mut request.body, link.max_request_body_bytes).await {
         Ok(Some(body)) => body,
         // Too large to be held: it streams, and is sent once.
         Ok(None) => return run_chain(exchange, rest, service, request).await,
@@ -45,12 +45,12 @@ pub async fn run<'a>(
     };
     exchange.expects_continue = false;
     let started = clock::now();
-    let give_up = deadline(started, link.timeout());
+    let give_up = deadline(started, link.timeout);
     loop {
         let copy = Request { head: request.head.clone(), body: body.clone_held() };
         let response = run_chain(exchange, rest, service, copy).await;
         let status = response.head.status;
-        if !link.retries_status(&method, status) || exchange.attempts >= link.attempts() {
+        if !link.retries_status(&method, status) || exchange.attempts >= link.attempts {
             return response;
         }
         let pause = link.backoff(exchange.attempts, exchange.core.random());
@@ -71,9 +71,9 @@ pub async fn run<'a>(
     }
 }
 
-/// Reads a body whole; `None`, with the body as it was, when it is larger than `limit` (negative: none).
-async fn hold(body: &mut Body, limit: i64) -> Result<Option<Held>, ProxyError> {
-    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+/// Reads a body whole; `None`, with the body as it was, when it is larger than `limit`.
+async fn hold(body: &mut Body, limit: Option<u64>) -> Result<Option<Held>, ProxyError> {
+    let limit = limit.unwrap_or(u64::MAX);
     match body.length() {
         Length::Empty => return Ok(Some(Held(Body::Empty))),
         Length::Exact(bytes) if bytes > limit => return Ok(None),

@@ -1,6 +1,6 @@
 //! The whole path of a request: routed, through its chain, to a pod, and back through the chain.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::exchange::Exchange;
 use super::{forward, respond, retry};
@@ -94,48 +94,12 @@ pub async fn run_chain<'a>(
     exchange: &mut Exchange<'a>,
     chain: &'a [ChainLink],
     service: &'a Service,
-    mut request: Request,
+    request: Request,
 ) -> Response {
-    let mut passed = 0;
-    let mut response = None;
-    for (position, entry) in chain.iter().enumerate() {
-        match &entry.link {
-            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
-                Ok(flow) => {
-                    count(exchange, entry, edit, &flow);
-                    match flow {
-                        Flow::Next => passed += 1,
-                        Flow::NextAfter(wait) => {
-                            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
-                            passed += 1;
-                        }
-                        Flow::Answer(answer) => {
-                            response = Some(*answer);
-                            break;
-                        }
-                    }
-                }
-                Err(error) => {
-                    if matches!(edit, Edit::RateLimit(_)) {
-                        exchange.core.metrics.limited(entry.label, LimitDecision::Refused);
-                    }
-                    exchange.note(&error);
-                    response = Some(respond::refusal(&error));
-                    break;
-                }
-            },
-            Link::Around(Around::Retry(link)) => {
-                let rest = &chain[position + 1..];
-                // The one place where a chain costs an allocation for a future.
-                response = Some(Box::pin(retry::run(exchange, link, rest, service, request)).await);
-                request = Request { head: empty_head(), body: Body::Empty };
-                break;
-            }
-        }
-    }
-    let mut response = match response {
-        Some(response) => response,
-        None => match forward::forward(exchange, service, request).await {
+    let (passed, outcome) = go_in(exchange, chain, service, request).await;
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(request) => match forward::forward(exchange, service, request).await {
             Ok(response) => response,
             Err(error) => {
                 exchange.note(&error);
@@ -151,6 +115,45 @@ pub async fn run_chain<'a>(
     response
 }
 
+/// The way in: how many links let the request through, and either an answer or the request for the service.
+async fn go_in<'a>(
+    exchange: &mut Exchange<'a>,
+    chain: &'a [ChainLink],
+    service: &'a Service,
+    mut request: Request,
+) -> (usize, Result<Response, Request>) {
+    for (passed, entry) in chain.iter().enumerate() {
+        match &entry.link {
+            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
+                Ok(flow) => {
+                    count(exchange, entry, edit, &flow);
+                    match flow {
+                        Flow::Next => {}
+                        Flow::NextAfter(wait) => {
+                            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
+                        }
+                        Flow::Answer(answer) => return (passed, Ok(*answer)),
+                    }
+                }
+                Err(error) => {
+                    if matches!(edit, Edit::RateLimit(_)) {
+                        exchange.core.metrics.limited(entry.label, LimitDecision::Refused);
+                    }
+                    exchange.note(&error);
+                    return (passed, Ok(respond::refusal(&error)));
+                }
+            },
+            Link::Around(Around::Retry(link)) => {
+                let rest = &chain[passed + 1..];
+                // The one place where a chain costs an allocation for a future.
+                let response = Box::pin(retry::run(exchange, link, rest, service, request)).await;
+                return (passed, Ok(response));
+            }
+        }
+    }
+    (chain.len(), Err(request))
+}
+
 fn count(exchange: &Exchange<'_>, entry: &ChainLink, edit: &Edit, flow: &Flow) {
     if matches!(edit, Edit::RateLimit(_)) {
         let decision = match flow {
@@ -158,16 +161,5 @@ fn count(exchange: &Exchange<'_>, entry: &ChainLink, edit: &Edit, flow: &Flow) {
             Flow::Next | Flow::Answer(_) => LimitDecision::Allowed,
         };
         exchange.core.metrics.limited(entry.label, decision);
-    }
-}
-
-fn empty_head() -> RequestHead {
-    RequestHead {
-        method: Method::GET,
-        path: Text::default(),
-        query: None,
-        authority: Text::default(),
-        version: http::Version::HTTP_11,
-        headers: http::HeaderMap::new(),
     }
 }

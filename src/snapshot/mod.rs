@@ -17,7 +17,7 @@ use crate::http::forwarded::Forwarded;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{PathOptions, QuerySemicolons};
 use crate::limit::Stores;
-use crate::matcher::table::RouterTable;
+use crate::matcher::RouterTable;
 use crate::middleware::Link;
 use crate::telemetry::metrics::{EntryPointLabel, MiddlewareLabel, Series, ServiceLabel};
 

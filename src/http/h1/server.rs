@@ -92,6 +92,8 @@ pub enum SendError {
     Body(BodyError),
     /// Nothing came to be sent for too long.
     BodyStalled,
+    /// [`SendPatience::deadline`] has come.
+    Deadline,
 }
 
 /// How long an answer's waits may last, in milliseconds; 0 for ever.
@@ -101,6 +103,10 @@ pub struct SendPatience {
     pub body_idle: Millis,
     /// The client takes nothing.
     pub client_idle: Millis,
+    /// For everything.
+    pub deadline: Millis,
+    /// Nothing comes from the pod for a client that has closed its side, and so may be gone.
+    pub half_closed: Millis,
 }
 
 impl ServerConn {
@@ -327,6 +333,7 @@ impl ServerConn {
         let mut finished = no_content || answer.head_only || length == Length::Empty;
         let mut wait = Wait::default();
         let mut written = 0;
+        let mut half_closed = self.state.borrow().half_closed;
         let result = std::future::poll_fn(|cx| {
             loop {
                 let mut body_pending = false;
@@ -373,13 +380,35 @@ impl ServerConn {
                         if !body_pending {
                             body.poll_background(cx);
                         }
-                        ready!(slot.poll_at(cx, wait.at(patience.client_idle)));
-                        return Poll::Ready(Err(SendError::ClientStalled));
+                        let at = wait.at(patience.client_idle);
+                        ready!(slot.poll_at(cx, at.min(patience.deadline)));
+                        return Poll::Ready(Err(if patience.deadline <= at {
+                            SendError::Deadline
+                        } else {
+                            SendError::ClientStalled
+                        }));
                     }
                 }
                 if body_pending {
-                    ready!(slot.poll_at(cx, wait.at(patience.body_idle)));
-                    return Poll::Ready(Err(SendError::BodyStalled));
+                    match self.poll_gone(cx) {
+                        Poll::Ready(true) => {
+                            return Poll::Ready(Err(SendError::Client(
+                                io::ErrorKind::ConnectionReset.into(),
+                            )));
+                        }
+                        Poll::Ready(false) => half_closed = true,
+                        Poll::Pending => {}
+                    }
+                    let at = wait.at(patience.body_idle);
+                    let gone_at = if half_closed { wait.at(patience.half_closed) } else { Millis::MAX };
+                    ready!(slot.poll_at(cx, at.min(gone_at).min(patience.deadline)));
+                    return Poll::Ready(Err(if gone_at < at.min(patience.deadline) {
+                        SendError::Client(io::ErrorKind::ConnectionAborted.into())
+                    } else if patience.deadline <= at {
+                        SendError::Deadline
+                    } else {
+                        SendError::BodyStalled
+                    }));
                 }
             }
         })
