@@ -22,9 +22,10 @@ pub struct ServerSpec {
 }
 
 /// Whether somebody checks the endpoints, so that one that is down can come up again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Watch {
-    /// Nobody does: every endpoint counts as up, whatever was known before.
+    /// Nobody does: every endpoint counts as up, whatever was known before or is reported late.
+    #[default]
     Unchecked,
     /// Active checks run: health is carried over.
     Checked,
@@ -52,6 +53,7 @@ impl Member {
 #[derive(Clone, Debug, Default)]
 pub struct EndpointSet {
     members: Box<[Member]>,
+    watch: Watch,
     available: usize,
     /// Over the available members only, by their index in `members`.
     sequence: Arc<Sequence>,
@@ -91,11 +93,15 @@ impl EndpointSet {
                 },
             });
         }
-        Self::of(members.into())
+        Self::of(members.into(), watch)
     }
 
-    /// The set after one result of a check; `None` when that changes nothing or `id` is not in the set.
+    /// The set after one result of a check; `None` when that changes nothing, `id` is not in the set, or
+    /// nobody is meant to check it: a late result must not take down what nobody would bring up again.
     pub fn checked(&self, id: EndpointId, result: CheckResult, thresholds: Thresholds) -> Option<Self> {
+        if self.watch == Watch::Unchecked {
+            return None;
+        }
         let place = self.members.iter().position(|member| member.endpoint.id() == id)?;
         let before = self.members[place].health;
         let after = step(before, result, thresholds);
@@ -105,9 +111,9 @@ impl EndpointSet {
         let mut members = self.members.clone();
         members[place].health = after;
         if after.status() == before.status() {
-            return Some(Self { members, available: self.available, sequence: Arc::clone(&self.sequence) });
+            return Some(Self { members, sequence: Arc::clone(&self.sequence), ..*self });
         }
-        Some(Self::of(members))
+        Some(Self::of(members, self.watch))
     }
 
     /// All of them, in the order of the document.
@@ -130,11 +136,11 @@ impl EndpointSet {
         &self.sequence
     }
 
-    fn of(members: Box<[Member]>) -> Self {
+    fn of(members: Box<[Member]>, watch: Watch) -> Self {
         let weight = |member: &Member| if member.is_available() { member.weight } else { 0 };
         let weights: Vec<u32> = members.iter().map(weight).collect();
         let available = weights.iter().filter(|weight| **weight > 0).count();
-        Self { members, available, sequence: Arc::new(Sequence::new(&weights)) }
+        Self { members, watch, available, sequence: Arc::new(Sequence::new(&weights)) }
     }
 }
 
@@ -182,8 +188,13 @@ pub(crate) mod tests {
     fn a_server_that_nobody_checks_any_more_is_up() {
         let old = down(&set_of(&[1, 1]), 0);
         let new = EndpointSet::build(&servers(&[1, 1]), Some(&old), Watch::Unchecked);
-        assert!(Arc::ptr_eq(&old.members()[0].endpoint, &new.members()[0].endpoint));
+        let endpoint = &new.members()[0].endpoint;
+        assert!(Arc::ptr_eq(&old.members()[0].endpoint, endpoint));
         assert_eq!(new.available(), 2);
+        assert!(
+            new.checked(endpoint.id(), CheckResult::Fail, Thresholds::default()).is_none(),
+            "a late result"
+        );
     }
 
     #[test]
