@@ -1,6 +1,7 @@
 //! The document as written: YAML to a tree with positions, items from the tree, files merged.
 
 pub mod admin;
+pub mod de;
 pub mod document;
 pub mod entry_point;
 pub mod observability;
@@ -8,3 +9,5 @@ pub mod providers;
 pub mod router;
 pub mod service;
 pub mod transport;
+pub mod tree;
+pub mod unsupported;

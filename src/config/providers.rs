@@ -31,12 +31,10 @@ pub struct FileProviderConfig {
     pub directory: Option<String>,
     /// Reloads when one changes. Default true.
     pub watch: bool,
-    /// Would log what a Go template produced; templates are not read. Default false.
-    pub debug_log_generated_template: bool,
 }
 
 impl Default for FileProviderConfig {
     fn default() -> Self {
-        Self { filename: None, directory: None, watch: true, debug_log_generated_template: false }
+        Self { filename: None, directory: None, watch: true }
     }
 }
