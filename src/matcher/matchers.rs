@@ -246,9 +246,7 @@ impl fmt::Display for Matcher {
             f.write_str(")")
         };
         match self {
-            Self::Host(HostPattern::All) => call("Host", &["*"]),
-            Self::Host(HostPattern::Child(parent)) => call("Host", &[&format!("*.{parent}")]),
-            Self::Host(HostPattern::Exact(host)) => call("Host", &[host]),
+            Self::Host(pattern) => call("Host", &[&pattern.to_string()]),
             Self::HostRegexp(pattern) => call("HostRegexp", &[&pattern.text]),
             Self::Path(path) => call("Path", &[path]),
             Self::PathPrefix(prefix, _) => call("PathPrefix", &[prefix]),
@@ -269,18 +267,20 @@ impl fmt::Display for Matcher {
 
 impl HostPattern {
     fn parse(text: &str) -> Self {
-        if text == "*" {
-            return Self::All;
-        }
         // Of a host in a rule a port and one trailing dot count as little as of one in a request.
         if let Ok(address) = text.parse::<std::net::Ipv6Addr>() {
             return Self::Exact(address.to_string());
         }
         let canonical = match host_for_matching(text) {
-            host if host.is_empty() => text.to_ascii_lowercase(),
+            // No authority at all, so no request has it. Never the empty host: some requests have that.
+            host if host.is_empty() => {
+                let lower = text.to_ascii_lowercase();
+                lower.strip_suffix('.').filter(|rest| !rest.is_empty()).unwrap_or(&lower).to_owned()
+            }
             host => host.into_owned(),
         };
         match canonical.strip_prefix("*.") {
+            _ if canonical == "*" => Self::All,
             Some(parent) => Self::Child(parent.to_owned()),
             None => Self::Exact(canonical),
         }
@@ -292,6 +292,20 @@ impl HostPattern {
             Self::Exact(exact) => host == exact,
             Self::Child(parent) => split_label(host).is_some_and(|rest| rest == parent),
         }
+    }
+}
+
+/// Writes what parses to the same pattern.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (star, host) = match self {
+            Self::All => ("*", ""),
+            Self::Child(parent) => ("*.", parent.as_str()),
+            Self::Exact(host) => ("", host.as_str()),
+        };
+        // The last dot of a host does not count, so one that counts needs another.
+        let dot = if (host.is_empty() && star == "*.") || host.ends_with('.') { "." } else { "" };
+        write!(f, "{star}{host}{dot}")
     }
 }
 
@@ -400,7 +414,8 @@ fn former_pattern(
         let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
         end > 0 && !part.starts_with(|c: char| c.is_ascii_digit()) && part[end..].starts_with([':', '}'])
     };
-    if text.match_indices('{').any(|(at, _)| named(&text[at + 1..]) && !text[..at].ends_with(['p', 'P'])) {
+    if text.match_indices('{').any(|(at, _)| named(&text[at + 1..]) && !text[..at].ends_with(['p', 'P', 'x']))
+    {
         let hint = Some("a v3 pattern is a regular expression: [a-z]+".to_owned());
         remark(RemarkKind::NeverMatches, "{name} is Traefik v2's way to write a pattern".into(), at, hint);
     }
