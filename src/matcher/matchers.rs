@@ -273,10 +273,7 @@ impl HostPattern {
         }
         let canonical = match host_for_matching(text) {
             // No authority at all, so no request has it. Never the empty host: some requests have that.
-            host if host.is_empty() => {
-                let lower = text.to_ascii_lowercase();
-                lower.strip_suffix('.').filter(|rest| !rest.is_empty()).unwrap_or(&lower).to_owned()
-            }
+            host if host.is_empty() => text.to_ascii_lowercase(),
             host => host.into_owned(),
         };
         match canonical.strip_prefix("*.") {
@@ -298,14 +295,14 @@ impl HostPattern {
 /// Writes what parses to the same pattern.
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (star, host) = match self {
-            Self::All => ("*", ""),
-            Self::Child(parent) => ("*.", parent.as_str()),
-            Self::Exact(host) => ("", host.as_str()),
+        let text = match self {
+            Self::All => "*".to_owned(),
+            Self::Child(parent) => format!("*.{parent}"),
+            Self::Exact(host) => host.clone(),
         };
         // The last dot of a host does not count, so one that counts needs another.
-        let dot = if (host.is_empty() && star == "*.") || host.ends_with('.') { "." } else { "" };
-        write!(f, "{star}{host}{dot}")
+        let dot = if Self::parse(&text) == *self { "" } else { "." };
+        write!(f, "{text}{dot}")
     }
 }
 
