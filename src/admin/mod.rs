@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::telemetry::metrics;
@@ -137,12 +137,13 @@ pub enum InternalService {
 /// Answers a request on the admin listener.
 ///
 /// Reads only: there is no method that changes anything. Cost: `/metrics` and `/api` grow with the
-/// configuration, so they belong off the data plane.
+/// configuration, so they belong off the data plane. HEAD gets the answer of GET: whoever sends it
+/// leaves the content out and keeps its length (RFC 9110 §9.3.2).
 pub fn answer(view: &dyn AdminView, method: &Method, path: &str, query: Option<&str>) -> Response<Bytes> {
-    let response = match path {
+    match path {
         // Traefik answers any method here.
-        "/ping" => return for_method(method, ping(view)),
-        _ if !is_read(method) => return not_allowed(),
+        "/ping" => ping(view),
+        _ if !is_read(method) => not_allowed(),
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(view),
         "/metrics" if view.options().metrics => metrics_page(view),
@@ -151,11 +152,10 @@ pub fn answer(view: &dyn AdminView, method: &Method, path: &str, query: Option<&
             Some(rest) if view.options().api => api::answer(view, rest, query),
             Some(_) | None => message(StatusCode::NOT_FOUND, "not found"),
         },
-    };
-    for_method(method, response)
+    }
 }
 
-/// Answers a request that a router sent to one of the proxy's own services.
+/// Answers a request that a router sent to one of the proxy's own services; HEAD as [`answer`] does.
 pub fn answer_internal(
     view: &dyn AdminView,
     service: InternalService,
@@ -163,16 +163,15 @@ pub fn answer_internal(
     path: &str,
     query: Option<&str>,
 ) -> Response<Bytes> {
-    let response = match service {
+    match service {
         InternalService::Ping => ping(view),
-        InternalService::Api | InternalService::Prometheus if !is_read(method) => return not_allowed(),
+        InternalService::Api | InternalService::Prometheus if !is_read(method) => not_allowed(),
         InternalService::Prometheus => metrics_page(view),
         InternalService::Api => match under_api(view, path) {
             Some(rest) => api::answer(view, rest, query),
             None => message(StatusCode::NOT_FOUND, "not found"),
         },
-    };
-    for_method(method, response)
+    }
 }
 
 /// What people see who come with a browser.
@@ -267,15 +266,6 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     // Every answer is of this moment.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// For HEAD, the length of the content in its stead (RFC 9110 §9.3.2).
-fn for_method(method: &Method, mut response: Response<Bytes>) -> Response<Bytes> {
-    if method == Method::HEAD {
-        let length = std::mem::take(response.body_mut()).len();
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
     response
 }
 
