@@ -16,7 +16,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use http::header::{REFERER, USER_AGENT};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, REFERER, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
@@ -35,6 +35,9 @@ const MIN_QUEUE: usize = 4_096;
 
 /// What stands for a value that is not to be seen.
 const REDACTED: HeaderValue = HeaderValue::from_static("REDACTED");
+
+/// Fields that let whoever reads the log act as the client (RFC 9110 §11.6, RFC 6265 §4).
+const CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE];
 
 /// What became of the lines of one access log.
 #[derive(Debug, Default)]
@@ -108,7 +111,8 @@ impl AccessLog {
     /// Picks the header fields that a line shows; redacted ones lose their value here.
     ///
     /// Returns nothing, and costs next to nothing, when none is wanted. A line in common or generic
-    /// format shows two fields of the request and none of the responses.
+    /// format shows two fields of the request and none of the responses. Unlike in Traefik, a field of
+    /// credentials is kept only if it is named: `defaultMode: keep` alone redacts it.
     pub fn pick(&self, headers: &HeaderMap) -> PickedFields {
         let default = self.settings.fields.default_header_mode;
         let nothing =
@@ -124,6 +128,9 @@ impl AccessLog {
             .iter()
             .filter(|(name, _)| in_format(name))
             .filter_map(|(name, value)| match self.header_modes.get(name).unwrap_or(&default) {
+                HeaderMode::Keep if CREDENTIALS.contains(name) && !self.header_modes.contains_key(name) => {
+                    Some((name.clone(), REDACTED))
+                }
                 HeaderMode::Keep => Some((name.clone(), value.clone())),
                 HeaderMode::Redact => Some((name.clone(), REDACTED)),
                 HeaderMode::Drop => None,

@@ -206,6 +206,18 @@ fn nothing_is_picked_when_no_header_field_is_wanted() {
 }
 
 #[test]
+fn credentials_are_kept_only_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut settings = settings(&dir.path().join("a.log"), AccessLogFormat::Json);
+    settings.fields.default_header_mode = HeaderMode::Keep;
+    settings.fields.header_names = HashMap::from([("cookie".to_owned(), HeaderMode::Keep)]);
+    let log = AccessLog::start(settings).expect("a log");
+    let picked = log.pick(&headers(&[("authorization", "Bearer x"), ("cookie", "c"), ("accept", "a")]));
+    let values: Vec<_> = picked.iter().map(|(_, value)| value.as_bytes()).collect();
+    assert_eq!(values, [b"REDACTED".as_slice(), b"c", b"a"]);
+}
+
+#[test]
 fn a_client_cannot_forge_lines_or_parts_of_lines() {
     let agent = HeaderValue::from_bytes(b"x\" 200 1 \\ \xff\t\x80").expect("bytes a field may have");
     let evil = AccessRecord {
