@@ -123,11 +123,7 @@ fn was_tried(member: &Member, tried: &[EndpointId]) -> bool {
 /// The first member from `position` on, in the order of turns, that `wanted` takes; and how many turns were passed over.
 ///
 /// At most one cycle.
-fn next_turn<'a>(
-    set: &'a EndpointSet,
-    position: u64,
-    wanted: impl Fn(&Member) -> bool,
-) -> Option<(&'a Member, u64)> {
+fn next_turn(set: &EndpointSet, position: u64, wanted: impl Fn(&Member) -> bool) -> Option<(&Member, u64)> {
     let cycle = u64::try_from(set.sequence().len()).unwrap_or(u64::MAX);
     (0..cycle).find_map(|passed| {
         let member = set.members().get(set.sequence().at(position.wrapping_add(passed))?)?;

@@ -22,7 +22,7 @@ pub(super) fn pick<'a>(set: &'a EndpointSet, tried: &[EndpointId], random: u64) 
 }
 
 /// A member drawn by weight from those that `wanted` takes.
-fn draw<'a>(set: &'a EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) -> Option<&'a Member> {
+fn draw(set: &EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
     for _ in 0..DRAWS {
         let member = set.members().get(set.sequence().draw(random)?)?;
         if wanted(member) {

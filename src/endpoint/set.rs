@@ -136,6 +136,16 @@ impl EndpointSet {
         &self.sequence
     }
 
+    /// Whether a reader could not tell it from `other`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Member, &Member)| {
+            a.endpoint.id() == b.endpoint.id() && a.weight == b.weight && a.health == b.health
+        };
+        self.watch == other.watch
+            && self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(same)
+    }
+
     fn of(members: Box<[Member]>, watch: Watch) -> Self {
         let weight = |member: &Member| if member.is_available() { member.weight } else { 0 };
         let weights: Vec<u32> = members.iter().map(weight).collect();
