@@ -55,7 +55,8 @@ pub struct Demo {
     entry: SocketAddr,
     admin: SocketAddr,
     config: WorkFile,
-    ledger: PathBuf,
+    /// Held for its end only.
+    _ledger: TempLedger,
 }
 
 impl Demo {
@@ -72,26 +73,19 @@ impl Demo {
     }
 
     fn start(dir: &Path, pod_command: impl Fn(&[String]) -> Command) -> Result<Self, DemoError> {
-        let ledger = new_ledger()?;
+        let ledger = TempLedger::create()?;
         let mut pods = Vec::with_capacity(POD_COUNT);
         for number in 1..=POD_COUNT {
             let name = format!("pod-{number}");
-            let store = ledger.to_string_lossy().into_owned();
+            let store = ledger.0.to_string_lossy().into_owned();
             let args = ["--name", &name, "--port", "0", "--store", &store].map(String::from);
-            match Pod::start(name, pod_command(&args)) {
-                Ok(pod) => pods.push(pod),
-                Err(error) => {
-                    // Best effort: the demo has failed anyway, and says why.
-                    let _ = std::fs::remove_file(&ledger);
-                    return Err(error);
-                }
-            }
+            pods.push(Pod::start(name, pod_command(&args))?);
         }
         let entry = free_port(8080)?;
         let admin = free_port(9180)?;
         let addresses: Vec<SocketAddr> = pods.iter().map(|pod| pod.address).collect();
         let config = WorkFile::write(dir, &config(entry, admin, &addresses))?;
-        Ok(Self { pods, entry, admin, config, ledger })
+        Ok(Self { pods, entry, admin, config, _ledger: ledger })
     }
 
     /// The working copy: run the proxy with this file.
@@ -134,9 +128,9 @@ Try, in a second terminal:
   curl -i http://{entry}/invoices -d '{{\"customer\":\"Ada\",\"amountCents\":4200}}'
   while sleep 0.1; do curl -s -o /dev/null -w '%{{http_code}} %header{{x-pod}}\\n' http://{entry}/invoices; done
 and while that loop runs:
-  kill {pid}                                                      one pod dies; no request fails
-  curl -X POST 'http://{second}/_switch?latency=300ms&fail=0.5'  another turns slow and fails half the time
-  curl -X POST 'http://{second}/_switch?latency=0&fail=0'        and is well again
+  kill {pid}      one pod dies; no request fails
+  curl -X POST 'http://{second}/_switch?latency=300ms&fail=0.5'      another turns slow and fails half the time
+  curl -X POST 'http://{second}/_switch?latency=0&fail=0'      and is well again
 
 Ctrl-C ends it all.
 "
@@ -144,10 +138,28 @@ Ctrl-C ends it all.
     }
 }
 
-impl Drop for Demo {
+/// An empty file that the pods share, as real pods share a database; removed with the demo.
+#[derive(Debug)]
+struct TempLedger(PathBuf);
+
+impl TempLedger {
+    fn create() -> Result<Self, DemoError> {
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        let path = std::env::temp_dir().join(format!("sluicegate-demo-{}-{nanos}.jsonl", std::process::id()));
+        // `create_new` follows no link that somebody else may have put there.
+        match std::fs::File::create_new(&path) {
+            Ok(_) => Ok(Self(path)),
+            Err(cause) => Err(DemoError::Io { what: format!("cannot create {}", path.display()), cause }),
+        }
+    }
+}
+
+impl Drop for TempLedger {
     fn drop(&mut self) {
-        // Best effort: the file is a temporary one of ours.
-        let _ = std::fs::remove_file(&self.ledger);
+        // Best effort: it lies among temporary files.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -217,18 +229,6 @@ fn free_port(preferred: u16) -> Result<SocketAddr, DemoError> {
         .map_err(|cause| DemoError::Io { what: "cannot find a free port on 127.0.0.1".to_owned(), cause })
 }
 
-/// An empty file that the pods share, as real pods share a database.
-fn new_ledger() -> Result<PathBuf, DemoError> {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
-    let path = std::env::temp_dir().join(format!("sluicegate-demo-{}-{nanos}.jsonl", std::process::id()));
-    // `create_new` follows no link that somebody else may have put there.
-    std::fs::File::create_new(&path)
-        .map_err(|cause| DemoError::Io { what: format!("cannot create {}", path.display()), cause })?;
-    Ok(path)
-}
-
 const TEMPLATE: &str = include_str!("demo.yaml");
 
 /// Two are needed to see balancing, a third to see that one may die and there is still a choice.
@@ -289,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let demo = Demo::start(dir.path(), fake_pod).expect("it starts");
         let pids: Vec<u32> = demo.pods.iter().map(|pod| pod.child.id()).collect();
-        let ledger = demo.ledger.clone();
+        let ledger = demo._ledger.0.clone();
         assert!(pids.iter().all(|pid| alive(*pid)) && ledger.exists());
         drop(demo);
         assert!(!pids.iter().any(|pid| alive(*pid)) && !ledger.exists());
