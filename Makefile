@@ -2,9 +2,8 @@
 # Works as root or not: what needs root and cannot have it is named, with the command to run.
 
 CARGO ?= cargo
-NICE  ?=
 
-.PHONY: help demo build test lint fmt docs bench image packages-test packages-bench packages-image
+.PHONY: help demo build test lint fmt docs bench image packages-build packages-test packages-bench packages-image
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -14,16 +13,16 @@ demo: build
 	target/release/sluicegate demo
 
 build: packages-build
-	$(NICE) $(CARGO) build --release --locked
+	$(CARGO) build --release --locked
 
 ## make test    every test
 test: packages-test
-	$(NICE) $(CARGO) test --locked
+	$(CARGO) test --locked
 
 ## make lint    formatting and warnings, as CI looks at them
 lint:
 	$(CARGO) fmt --all --check
-	$(NICE) $(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 ## make fmt     format the code
 fmt:
@@ -31,7 +30,7 @@ fmt:
 
 ## make docs    the crate's documentation, in target/doc
 docs:
-	RUSTDOCFLAGS="-D warnings" $(NICE) $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 ## make bench   compare with the installed peers, in one run (about 20 minutes; ARGS=--quick for less)
 bench: build packages-bench
@@ -42,11 +41,10 @@ image: packages-image
 	deploy/image
 
 # Commands and the Debian packages that have them, as command:package.
-.PHONY: packages-build
 packages-build:
 	@./deploy/packages cc:gcc cargo:cargo
 packages-test:
-	@./deploy/packages cc:gcc cargo:cargo curl:curl
+	@./deploy/packages cc:gcc cargo:cargo
 packages-bench:
 	@./deploy/packages nginx:nginx-light wrk:wrk openssl:openssl taskset:util-linux python3:python3
 packages-image:
