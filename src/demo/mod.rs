@@ -63,7 +63,7 @@ impl Demo {
     /// Starts the pods and writes `sluicegate-demo.yaml` (or `-2`, `-3`, ...) into `dir`.
     ///
     /// `exe` is this very program: each pod is `exe demo-pod ...` (see [`PodArgs`]). Blocks for the
-    /// milliseconds that the pods need to bind, at most [`POD_START`] each.
+    /// milliseconds that the pods need to bind, at most 10 s each.
     pub fn prepare(dir: &Path, exe: &Path) -> Result<Self, DemoError> {
         Self::start(dir, |args| {
             let mut command = Command::new(exe);
