@@ -29,7 +29,9 @@ fn methods_pass_as_they_are_written() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
 
-    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get", "M-SEARCH", "!#$%&'*+-.^_`|~"] {
+    for method in
+        ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get", "M-SEARCH", "!#$%&'*+-.^_`|~"]
+    {
         assert_eq!(client.request(method, "/x", &[], b"").expect(200).text(), format!("{method} /x"));
     }
 }
@@ -303,7 +305,11 @@ fn answers_that_never_have_a_body_have_none() {
     let mut client = proxy.client("a.test");
 
     let answer = client.get("/204").expect(204);
-    assert!(!answer.head.has("Content-Length") && !answer.head.has("Transfer-Encoding"), "{:?}", answer.head.raw);
+    assert!(
+        !answer.head.has("Content-Length") && !answer.head.has("Transfer-Encoding"),
+        "{:?}",
+        answer.head.raw
+    );
     let answer = client.get("/304").expect(304);
     assert_eq!(answer.header("ETag"), Some("\"x\""));
     assert!(!answer.head.has("Transfer-Encoding"), "{:?}", answer.head.raw);
@@ -449,7 +455,10 @@ fn early_hints_arrive_before_the_answer_exists() {
 #[test]
 fn interim_answers_are_not_sent_to_http_1_0() {
     let origin = origin()
-        .raw("/", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .raw(
+            "/",
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
         .start();
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
@@ -466,7 +475,9 @@ fn each_event_of_a_stream_arrives_before_the_next_is_sent() {
     let holds = gates.clone();
     let origin = origin()
         .on("/events", move |_, peer| {
-            peer.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+            peer.write(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+            );
             peer.chunk("data: 0\n\n");
             holds[0].pass();
             peer.chunk("data: 1\n\n");
@@ -581,8 +592,12 @@ fn after_an_upgrade_raw_bytes_pass_both_ways() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
 
-    let fields =
-        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x"), ("Sec-WebSocket-Version", "13")];
+    let fields = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "x"),
+        ("Sec-WebSocket-Version", "13"),
+    ];
     let answer = client.request("GET", "/ws", &fields, b"").expect(101);
 
     assert!(answer.head.lists("Connection", "upgrade"), "{:?}", answer.head.raw);
@@ -614,7 +629,9 @@ fn a_tunnel_ends_for_the_client_when_the_origin_ends_it() {
     let origin = origin()
         .connection(|peer| {
             let Ok(_) = peer.read_head() else { return };
-            peer.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye");
+            peer.write(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye",
+            );
         })
         .start();
     let proxy = proxy().all_to(&origin).start();
@@ -644,7 +661,8 @@ fn an_upgrade_that_the_origin_declines_is_an_ordinary_answer() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
 
-    let answer = client.request("GET", "/ws", &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").expect(200);
+    let answer =
+        client.request("GET", "/ws", &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").expect(200);
 
     assert_eq!(answer.text(), "not here");
     client.get("/next").expect(200);
@@ -656,7 +674,11 @@ fn an_upgrade_to_http_2_is_not_passed_on() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
 
-    let fields = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
+    let fields = [
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("Upgrade", "h2c"),
+        ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
+    ];
     let answer = client.request("GET", "/", &fields, b"").expect(200);
 
     assert_eq!(answer.text(), "no upgrade");
@@ -723,7 +745,9 @@ fn queries_pass_byte_for_byte() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
 
-    for target in ["/?", "/?a=%zz", "/?a=b&a=c", "/??", "/?a=%2F/%2f", "/?q=a+b%20c", "/?x=/../y", "/?'()*!~[]"] {
+    for target in
+        ["/?", "/?a=%zz", "/?a=b&a=c", "/??", "/?a=%2F/%2f", "/?q=a+b%20c", "/?x=/../y", "/?'()*!~[]"]
+    {
         assert_eq!(client.get(target).expect(200).text(), format!("GET {target}"), "{target}");
     }
 }

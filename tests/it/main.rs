@@ -5,3 +5,7 @@
 mod harness;
 
 mod basic;
+mod forwarded;
+mod framing;
+mod routing;
+mod upstream_faults;
