@@ -7,5 +7,7 @@ mod harness;
 mod basic;
 mod forwarded;
 mod framing;
+mod middlewares;
 mod routing;
+mod services;
 mod upstream_faults;

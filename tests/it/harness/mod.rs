@@ -4,6 +4,7 @@
 //! [`eventually`] asks until it has.
 
 pub mod client;
+pub mod load;
 pub mod origin;
 pub mod proxy;
 pub mod wire;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Response};
+pub use load::Load;
 pub use origin::{BlackHole, Origin, Refused, origin};
 pub use proxy::{Finished, Proxy, proxy, run, scratch};
 pub use wire::Failure;
