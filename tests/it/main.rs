@@ -8,6 +8,8 @@ mod basic;
 mod forwarded;
 mod framing;
 mod middlewares;
+mod reload;
 mod routing;
 mod services;
+mod shutdown;
 mod upstream_faults;

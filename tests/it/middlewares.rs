@@ -18,7 +18,12 @@ http:
   middlewares:
 {}
 "#,
-        middlewares.trim().lines().map(|line| format!("    {}\n", line.trim())).collect::<String>()
+        middlewares
+            .replace(",\n", ", ")
+            .trim()
+            .lines()
+            .map(|line| format!("    {}\n", line.trim()))
+            .collect::<String>()
     )
 }
 
@@ -217,7 +222,7 @@ fn above_its_rate_a_client_gets_429_and_when_to_come_back() {
     assert_eq!(origin.hits(), 3);
     // A refusal costs the client its request, not its connection.
     client.get("/").expect(429);
-    assert!(proxy.metric("sluicegate_config_generation") > 0.0);
+    proxy.await_metric("sluicegate_limiter_decisions_total{decision=\"refused\"}", 2.0);
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn health_is_shown_in_metrics_and_api() {
             let address = origin.address().to_string();
             exposition
                 .lines()
-                .find(|line| line.starts_with("sluicegate_service_server_up") && line.contains(&address))
+                .find(|line| line.starts_with("sluicegate_service_endpoint_up") && line.contains(&address))
                 .and_then(|line| line.rsplit(' ').next())
                 .map(str::to_owned)
         };

@@ -66,8 +66,8 @@ impl ProxyBuilder {
         self.route("PathPrefix(`/`)", origin)
     }
 
-    /// Gives the document's `http` and whatever else it needs. What it does not say of `entryPoints`, `admin`
-    /// and `log` is added; `{name}` stands for what [`Self::name`] gave.
+    /// Gives the document's `http` and whatever else it needs. What it does not say of `entryPoints`, `admin`,
+    /// `providers` and `log` is added; `{name}` stands for what [`Self::name`] gave.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
         self.config = Some(text.to_owned());
@@ -208,6 +208,10 @@ impl Template {
         if !said("admin:") {
             head.push_str("admin: { address: \"127.0.0.1:0\" }\n");
         }
+        if !said("providers:") {
+            // Tests reload far more often than people do.
+            head.push_str("providers: { providersThrottleDuration: 10ms }\n");
+        }
         if !said("log:") {
             head.push_str("log: { format: json, level: INFO }\n");
         }
@@ -299,7 +303,7 @@ impl Proxy {
     /// How many documents were refused so far.
     #[track_caller]
     pub fn refusals(&self) -> u64 {
-        self.metric("sluicegate_config_reloads_total{result=\"refused\"}") as u64
+        self.metric("sluicegate_config_reloads_total{outcome=\"refused\"}") as u64
     }
 
     /// The directory in which the process runs, where its file is.
@@ -385,9 +389,10 @@ impl Proxy {
         }
     }
 
-    /// The log so far; lines that are no JSON objects are left out.
+    /// The log so far, on whichever stream; lines that are no JSON objects are left out.
     pub fn log_lines(&self) -> Vec<LogLine> {
-        self.output.lines(Stream::Err).iter().filter_map(|line| LogLine::parse(line)).collect()
+        let lines = self.output.lines(Stream::Out).into_iter().chain(self.output.lines(Stream::Err));
+        lines.collect::<Vec<_>>().iter().filter_map(|line| LogLine::parse(line)).collect()
     }
 
     /// What the process wrote to its standard output so far.
