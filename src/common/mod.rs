@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod names;
 pub mod problem;
+pub mod timer;
 pub mod units;

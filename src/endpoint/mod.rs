@@ -1,1 +1,182 @@
 //! Endpoints: addresses of pods, sets of them, and their health.
+//!
+//! [`Endpoint`] is what one server of a service is for as long as its address stays: its identity,
+//! and the figures that all cores share. [`set::EndpointSet`] is a service's endpoints at one moment,
+//! with weights and health; [`live::LiveEndpoints`] is where the newest set is found.
+//! Never: sockets, timers, tasks.
+
+pub mod health;
+pub mod live;
+pub mod sequence;
+pub mod set;
+pub mod url;
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::endpoint::url::ServerUrl;
+use crate::http::error::EndpointText;
+use crate::http::text::Text;
+
+/// Names an endpoint for as long as the process lives; never used again for another one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EndpointId(u64);
+
+impl EndpointId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number, for logs and for keys of tables.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One server of one service.
+///
+/// Shared by [`Arc`] between the sets it is in, the pools and the requests under way. Weight and
+/// health are not here: they belong to the set, so that a reader sees both of the same moment.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: EndpointId,
+    url: ServerUrl,
+    path_use: PathUse,
+    text: EndpointText,
+    load: Load,
+}
+
+/// On a cache line of its own: every request writes it, while the identity is only read.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Load {
+    in_flight: AtomicU32,
+    idle: AtomicU32,
+}
+
+/// What becomes of the path that a server's url has (`preservePath`).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum PathUse {
+    /// It is left out, as Traefik does by default.
+    #[default]
+    Ignored,
+    /// It is put in front of the request's path (`preservePath: true`).
+    Prefix,
+}
+
+impl Endpoint {
+    /// Makes an endpoint that never was before. Sets make their own; this is for tests and tools.
+    pub fn new(url: ServerUrl, path_use: PathUse) -> Arc<Self> {
+        let text = match url.address() {
+            Some(address) => EndpointText::Addr(address),
+            None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
+        };
+        Arc::new(Self { id: EndpointId::next(), url, path_use, text, load: Load::default() })
+    }
+
+    /// What pools are keyed by.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Where it is: as written, and in parts.
+    pub fn url(&self) -> &ServerUrl {
+        &self.url
+    }
+
+    /// Goes in front of the request's path; without a slash at its end.
+    pub fn path_prefix(&self) -> Option<&Text> {
+        match self.path_use {
+            PathUse::Ignored => None,
+            PathUse::Prefix => self.url.path(),
+        }
+    }
+
+    /// How errors and logs name it.
+    pub fn text(&self) -> EndpointText {
+        self.text.clone()
+    }
+
+    /// Requests under way to it, from all cores.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Pooled connections to it that nobody uses, over all cores. The pools count here.
+    pub fn idle(&self) -> &AtomicU32 {
+        &self.load.idle
+    }
+}
+
+/// One request under way to an endpoint: counted in [`Endpoint::in_flight`] until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    /// Counts one more.
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_until_its_guard_is_dropped() {
+        let url = ServerUrl::parse("http://127.0.0.1:8080").expect("a good url");
+        let endpoint = Endpoint::new(url, PathUse::Ignored);
+        let first = InFlight::new(Arc::clone(&endpoint));
+        let second = InFlight::new(Arc::clone(&endpoint));
+        assert_eq!(endpoint.in_flight(), 2);
+        drop(first);
+        assert_eq!(second.in_flight(), 1);
+        drop(second);
+        assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_path_of_the_url_counts_only_when_it_is_preserved() {
+        let url = ServerUrl::parse("http://a.test/base/").expect("a good url");
+        assert_eq!(Endpoint::new(url.clone(), PathUse::Ignored).path_prefix(), None);
+        let kept = Endpoint::new(url, PathUse::Prefix);
+        assert_eq!(kept.path_prefix().map(Text::as_str), Some("/base"));
+    }
+
+    #[test]
+    fn no_two_endpoints_have_the_same_id() {
+        let url = ServerUrl::parse("http://a.test").expect("a good url");
+        let first = Endpoint::new(url.clone(), PathUse::Ignored).id();
+        assert!(Endpoint::new(url, PathUse::Ignored).id() > first);
+    }
+}

@@ -1,8 +1,14 @@
 //! Bodies: nothing, a few bytes held whole, or a stream that is still on the wire.
 
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 
-/// The content of a message.
+use super::h1::client::{ClientConn, ResponseBody};
+use super::h1::framing::{Length, Piece};
+use super::h1::server::RequestBody;
+
+/// The content of a message. One concrete type, so that what is passed through is never boxed.
 #[derive(Debug, Default)]
 pub enum Body {
     /// No content at all.
@@ -10,4 +16,76 @@ pub enum Body {
     Empty,
     /// Held whole.
     Full(Bytes),
+    /// Still coming from a client.
+    FromClient(RequestBody),
+    /// Still coming from a pod.
+    FromPod(Box<ResponseBody>),
+    /// Some bytes that were read ahead, then the rest, whose length is not known.
+    After(Bytes, Box<Body>),
+    /// The pod has switched protocols: from here on bytes flow both ways.
+    Tunnel(Box<ClientConn>),
+}
+
+/// Why a body broke off.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BodyError {
+    /// The client closed or reset its connection.
+    ClientGone,
+    /// The client's framing is wrong.
+    ClientMalformed(&'static str),
+    /// The client took too long.
+    ClientTimeout,
+    /// The pod closed too early, or its framing is wrong.
+    Pod(&'static str),
+}
+
+impl Body {
+    /// A body held whole.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+
+    /// `first`, then `rest`, which must be of unknown length.
+    pub fn after(first: Bytes, rest: Self) -> Self {
+        Self::After(first, Box::new(rest))
+    }
+
+    /// How much is still to come, as far as it is known.
+    pub fn length(&self) -> Length {
+        match self {
+            Self::Empty | Self::Tunnel(_) => Length::Empty,
+            Self::Full(bytes) => Length::exact(bytes.len() as u64),
+            Self::FromClient(body) => body.length(),
+            Self::FromPod(body) => body.length(),
+            Self::After(_, rest) => rest.length(),
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        match self {
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Piece::Data(bytes))))
+            }
+            Self::FromClient(body) => body.poll_piece(cx),
+            Self::FromPod(body) => body.poll_piece(cx),
+            Self::After(first, rest) => {
+                let first = std::mem::take(first);
+                *self = std::mem::take(rest);
+                Poll::Ready(Some(Ok(Piece::Data(first))))
+            }
+        }
+    }
+
+    /// Lets what belongs to this body go on while nobody can take pieces of it: a pod may read the
+    /// rest of the request only as its answer is read, and the other way round.
+    pub fn poll_background(&mut self, cx: &mut Context<'_>) {
+        if let Self::FromPod(body) = self {
+            body.poll_send(cx);
+        }
+    }
 }

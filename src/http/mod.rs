@@ -2,7 +2,12 @@
 //!
 //! [`head`] and [`body`] are what every other module works on, whichever protocol carried them.
 
+pub mod authority;
 pub mod body;
+pub mod client_ip;
 pub mod error;
+pub mod forwarded;
+pub mod h1;
 pub mod head;
+pub mod path;
 pub mod text;

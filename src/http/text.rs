@@ -46,6 +46,11 @@ impl Text {
         Self(self.0.slice(bounds))
     }
 
+    /// The bytes of the text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The bytes behind it.
     pub fn into_bytes(self) -> Bytes {
         self.0

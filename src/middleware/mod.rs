@@ -5,11 +5,280 @@
 //! and the rest of the chain; `proxy` runs those.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use schemars::JsonSchema;
+use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use smallvec::SmallVec;
 
-use crate::http::head::Response;
+use crate::common::names::{MiddlewareName, RouterName};
+use crate::common::problem::{ConfigPath, Problem, Problems};
+use crate::http::error::ProxyError;
+use crate::http::head::{RequestHead, Response, ResponseHead};
+use crate::limit::{InFlightGuard, Stores};
+
+mod add_prefix;
+mod chain;
+mod headers;
+mod in_flight_req;
+mod ip_allow_list;
+mod rate_limit;
+mod retry;
+mod source;
+mod strip_prefix;
+
+pub use add_prefix::{AddPrefix, AddPrefixConfig};
+pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
+pub use headers::{Headers, HeadersConfig};
+pub use in_flight_req::{InFlightReq, InFlightReqConfig};
+pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
+pub use rate_limit::{BucketScope, RateLimit, RateLimitConfig};
+pub use retry::{Retry, RetryConfig};
+pub use source::{IpStrategyConfig, Source, SourceCriterionConfig};
+pub use strip_prefix::{PathMatching, StripPrefix, StripPrefixConfig};
+
+/// An entry of `http.middlewares`: exactly one type, with its options.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MiddlewareConfig {
+    /// Puts a prefix in front of the path.
+    AddPrefix(AddPrefixConfig),
+    /// Takes a prefix off the path.
+    StripPrefix(StripPrefixConfig),
+    /// Other middlewares, in this order.
+    Chain(ChainConfig),
+    /// Lets only listed addresses through.
+    IpAllowList(IpAllowListConfig),
+    /// The old name of `ipAllowList`.
+    IpWhiteList(IpAllowListConfig),
+    /// Sets and removes header fields, answers CORS preflights, adds security fields.
+    Headers(Box<HeadersConfig>),
+    /// So many requests in so much time.
+    RateLimit(RateLimitConfig),
+    /// So many requests at once.
+    InFlightReq(InFlightReqConfig),
+    /// Sends a request again when it failed.
+    Retry(RetryConfig),
+    /// Not supported yet.
+    StripPrefixRegex(NotYet),
+    /// Not supported yet.
+    ReplacePath(NotYet),
+    /// Not supported yet.
+    ReplacePathRegex(NotYet),
+    /// Not supported yet.
+    EncodedCharacters(NotYet),
+    /// Not supported yet.
+    Errors(NotYet),
+    /// Not supported yet.
+    RedirectRegex(NotYet),
+    /// Not supported yet.
+    RedirectScheme(NotYet),
+    /// Not supported yet.
+    BasicAuth(NotYet),
+    /// Not supported yet.
+    DigestAuth(NotYet),
+    /// Not supported yet.
+    ForwardAuth(NotYet),
+    /// Not supported yet.
+    Buffering(NotYet),
+    /// Not supported yet.
+    CircuitBreaker(NotYet),
+    /// Not supported yet.
+    Compress(NotYet),
+    /// Not supported yet.
+    #[serde(rename = "passTLSClientCert")]
+    PassTlsClientCert(NotYet),
+    /// Not supported yet.
+    ContentType(NotYet),
+    /// Not supported yet.
+    GrpcWeb(NotYet),
+    /// Not supported yet.
+    Plugin(NotYet),
+}
+
+/// Options of a middleware that is not built yet: anything.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NotYet;
+
+impl<'de> Deserialize<'de> for NotYet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl JsonSchema for NotYet {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NotYet".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "description": "Not supported yet." })
+    }
+}
+
+impl MiddlewareConfig {
+    /// The key under the middleware's name, as it is usually spelled.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AddPrefix(_) => "addPrefix",
+            Self::StripPrefix(_) => "stripPrefix",
+            Self::Chain(_) => "chain",
+            Self::IpAllowList(_) => "ipAllowList",
+            Self::IpWhiteList(_) => "ipWhiteList",
+            Self::Headers(_) => "headers",
+            Self::RateLimit(_) => "rateLimit",
+            Self::InFlightReq(_) => "inFlightReq",
+            Self::Retry(_) => "retry",
+            Self::StripPrefixRegex(_) => "stripPrefixRegex",
+            Self::ReplacePath(_) => "replacePath",
+            Self::ReplacePathRegex(_) => "replacePathRegex",
+            Self::EncodedCharacters(_) => "encodedCharacters",
+            Self::Errors(_) => "errors",
+            Self::RedirectRegex(_) => "redirectRegex",
+            Self::RedirectScheme(_) => "redirectScheme",
+            Self::BasicAuth(_) => "basicAuth",
+            Self::DigestAuth(_) => "digestAuth",
+            Self::ForwardAuth(_) => "forwardAuth",
+            Self::Buffering(_) => "buffering",
+            Self::CircuitBreaker(_) => "circuitBreaker",
+            Self::Compress(_) => "compress",
+            Self::PassTlsClientCert(_) => "passTLSClientCert",
+            Self::ContentType(_) => "contentType",
+            Self::GrpcWeb(_) => "grpcWeb",
+            Self::Plugin(_) => "plugin",
+        }
+    }
+
+    /// Compiles one middleware. `at` is the path of its type: `http.middlewares.NAME.TYPE`.
+    ///
+    /// `None` after adding a problem; also for `rateLimit` with `average: 0`, which is off, and for
+    /// `chain`, which [`compile_chain`] flattens.
+    fn compile(&self, name: &MiddlewareName, at: &ConfigPath, cx: &mut CompileContext<'_>) -> Option<Link> {
+        match self {
+            Self::AddPrefix(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::AddPrefix(link)))
+            }
+            Self::StripPrefix(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::StripPrefix(link)))
+            }
+            Self::IpAllowList(config) | Self::IpWhiteList(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::IpAllowList(Box::new(link))))
+            }
+            Self::Headers(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::Headers(Box::new(link))))
+            }
+            Self::RateLimit(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::RateLimit(Box::new(link))))
+            }
+            Self::InFlightReq(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::InFlightReq(Box::new(link))))
+            }
+            Self::Retry(config) => {
+                config.compile(name, at, cx).map(|link| Link::Around(Around::Retry(Arc::new(link))))
+            }
+            Self::Chain(_) => None,
+            Self::StripPrefixRegex(_)
+            | Self::ReplacePath(_)
+            | Self::ReplacePathRegex(_)
+            | Self::EncodedCharacters(_)
+            | Self::Errors(_)
+            | Self::RedirectRegex(_)
+            | Self::RedirectScheme(_)
+            | Self::BasicAuth(_)
+            | Self::DigestAuth(_)
+            | Self::ForwardAuth(_)
+            | Self::Buffering(_)
+            | Self::CircuitBreaker(_)
+            | Self::Compress(_)
+            | Self::PassTlsClientCert(_)
+            | Self::ContentType(_)
+            | Self::GrpcWeb(_)
+            | Self::Plugin(_) => {
+                cx.problems.push(Problem::error(at, format!("{} is not supported yet", self.kind())));
+                None
+            }
+        }
+    }
+}
+
+/// What compiling a router's middlewares reads and writes.
+#[derive(Debug)]
+pub struct CompileContext<'a> {
+    /// Where problems go.
+    pub problems: &'a mut Problems,
+    /// The new snapshot's stores, which know those of the running one.
+    pub stores: &'a mut Stores,
+    /// Whose chain it is.
+    pub router: &'a RouterName,
+    /// How `stripPrefix` reads its prefixes; Traefik's way is [`PathMatching::Prefix`].
+    pub path_matching: PathMatching,
+}
+
+/// One compiled middleware of a chain.
+#[derive(Clone, Debug)]
+pub enum Link {
+    /// Looks at heads only; runs inline.
+    Edit(Edit),
+    /// Gets the request and the rest of the chain.
+    Around(Around),
+}
+
+/// A link that looks at heads only.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// `headers`.
+    Headers(Box<Headers>),
+    /// `stripPrefix`.
+    StripPrefix(StripPrefix),
+    /// `addPrefix`.
+    AddPrefix(AddPrefix),
+    /// `ipAllowList`.
+    IpAllowList(Box<IpAllowList>),
+    /// `inFlightReq`.
+    InFlightReq(Box<InFlightReq>),
+    /// `rateLimit`.
+    RateLimit(Box<RateLimit>),
+}
+
+impl Edit {
+    /// Looks at a request on its way in.
+    ///
+    /// # Errors
+    /// The refusal, when it does not let the request through.
+    pub fn on_request(&self, context: &mut LinkContext, head: &mut RequestHead) -> Result<Flow, ProxyError> {
+        match self {
+            Self::Headers(link) => Ok(link.on_request(context, head)),
+            Self::StripPrefix(link) => link.on_request(head),
+            Self::AddPrefix(link) => Ok(link.on_request(head)),
+            Self::IpAllowList(link) => link.on_request(context, head),
+            Self::InFlightReq(link) => link.on_request(context, head),
+            Self::RateLimit(link) => link.on_request(context, head),
+        }
+    }
+
+    /// Looks at a response on its way out, be it an upstream's or the proxy's own.
+    ///
+    /// To be called for the links whose [`Edit::on_request`] let the request through, in reverse.
+    pub fn on_response(&self, context: &LinkContext, head: &mut ResponseHead) {
+        match self {
+            Self::Headers(link) => link.on_response(context, head),
+            Self::StripPrefix(_)
+            | Self::AddPrefix(_)
+            | Self::IpAllowList(_)
+            | Self::InFlightReq(_)
+            | Self::RateLimit(_) => {}
+        }
+    }
+}
+
+/// A link that gets the request and the rest of the chain.
+#[derive(Clone, Debug)]
+pub enum Around {
+    /// `retry`.
+    Retry(Arc<Retry>),
+}
 
 /// What an edit link says about a request.
 #[derive(Debug)]
@@ -33,32 +302,26 @@ pub struct LinkContext {
     pub now: Instant,
     /// The request's `Origin`, left by a `headers` link that adds CORS fields to the response.
     pub origin: Option<HeaderValue>,
+    /// Set by a `headers` link that removes `X-Forwarded-For`: the proxy then sends none at all.
+    pub drop_forwarded_for: bool,
+    /// What `inFlightReq` counts, until the exchange is over and this is dropped.
+    pub held: SmallVec<[InFlightGuard; 1]>,
+    /// Which `headers` links, by their number in the chain, saw a request that was secure by their
+    /// own `sslProxyHeaders`.
+    pub(crate) secure_for: u64,
 }
 
-/// Stand-in until the list of middlewares is merged.
-#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub enum MiddlewareConfig {
-    /// Puts a prefix before the path.
-    AddPrefix(AddPrefixConfig),
-    /// Limits the rate of requests.
-    RateLimit(RateLimitConfig),
-}
-
-/// Stand-in.
-#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct AddPrefixConfig {
-    /// The prefix. Required.
-    pub prefix: String,
-}
-
-/// Stand-in.
-#[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct RateLimitConfig {
-    /// Requests admitted per period and key.
-    pub average: u32,
-    /// Length of the period.
-    pub period: crate::common::units::HumanDuration,
+impl LinkContext {
+    /// The context of a new exchange.
+    pub fn new(client: SocketAddr, tls: bool, now: Instant) -> Self {
+        Self {
+            client,
+            tls,
+            now,
+            origin: None,
+            drop_forwarded_for: false,
+            held: SmallVec::new(),
+            secure_for: 0,
+        }
+    }
 }

@@ -1,1 +1,3 @@
 //! Sources of configuration files, and when they change.
+
+pub mod file;

@@ -1,1 +1,9 @@
-//! The life of one request.
+//! The life of one request: [`serve::serve`] is the whole path, read top to bottom.
+
+pub mod core;
+pub mod exchange;
+mod forward;
+pub mod respond;
+mod retry;
+pub mod serve;
+pub mod tunnel;

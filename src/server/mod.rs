@@ -1,1 +1,8 @@
 //! Sockets in: listeners, cores, connections, drain.
+//!
+//! One acceptor a listener, on the control runtime, hands each socket to the core with the fewest live
+//! connections; from then on a connection and all it needs stay on that core.
+
+mod connection;
+pub mod cores;
+pub mod listener;

@@ -1,1 +1,240 @@
 //! What the data path reads: one compiled, immutable configuration.
+//!
+//! A request loads it once and passes it by reference; a reload replaces it whole. Nothing in it is
+//! `Deserialize`: [`compile`] is the only bridge from what was written.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::balance::Balancer;
+use crate::balance::budget::RetryBudget;
+use crate::balance::weighted::WeightedChildren;
+use crate::common::clock::Millis;
+use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
+use crate::endpoint::EndpointId;
+use crate::endpoint::live::LiveEndpoints;
+use crate::http::forwarded::Forwarded;
+use crate::http::h1::parse::HeadLimits;
+use crate::http::path::{PathOptions, QuerySemicolons};
+use crate::limit::Stores;
+use crate::matcher::RouterTable;
+use crate::middleware::Link;
+use crate::telemetry::metrics::{EntryPointLabel, MiddlewareLabel, Series, ServiceLabel};
+
+/// Names a listening socket for as long as the process lives.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ListenerId(pub u32);
+
+/// One accepted configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each accepted document.
+    pub generation: u64,
+    /// Of the files it was read from.
+    pub hash: String,
+    /// A handful; searched in order.
+    pub entry_points: Vec<Arc<EntryPoint>>,
+    /// By name.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Buckets of limits, to be carried over to the next.
+    pub stores: Stores,
+}
+
+impl Snapshot {
+    /// The entry point that a listener serves, unless it is no longer configured.
+    pub fn entry_point(&self, listener: ListenerId) -> Option<&Arc<EntryPoint>> {
+        self.entry_points.iter().find(|entry| entry.listener == listener)
+    }
+
+    /// Every endpoint of every service.
+    pub fn endpoints(&self) -> HashSet<EndpointId> {
+        self.services
+            .values()
+            .filter_map(|service| match &service.kind {
+                ServiceKind::Balanced(balanced) => Some(balanced.endpoints.load()),
+                ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+            })
+            .flat_map(|set| set.members().iter().map(|member| member.endpoint.id()).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+/// What happens to connections of one listener.
+#[derive(Debug)]
+pub struct EntryPoint {
+    /// Its name.
+    pub name: EntryPointName,
+    /// The socket it is served on.
+    pub listener: ListenerId,
+    /// For metrics.
+    pub label: EntryPointLabel,
+    /// For requests that no router takes.
+    pub series: Series,
+    /// Limits and times.
+    pub settings: EntrySettings,
+    /// Which router takes a request.
+    pub routers: RouterTable<Arc<Route>>,
+    /// Whether its requests are logged, where no router says otherwise.
+    pub access_log: bool,
+}
+
+/// Limits and times of an entry point. Times in milliseconds; 0 means none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntrySettings {
+    /// What a head may hold.
+    pub head: HeadLimits,
+    /// For a whole head, from its first byte.
+    pub head_timeout: Millis,
+    /// For a whole body.
+    pub read_timeout: Millis,
+    /// While the client takes nothing of an answer.
+    pub write_timeout: Millis,
+    /// Between requests.
+    pub idle_timeout: Millis,
+    /// Age after which a connection ends with its next answer.
+    pub keep_alive_max_time: Millis,
+    /// Requests after which a connection ends.
+    pub keep_alive_max_requests: u32,
+    /// Whom to believe.
+    pub forwarded: Forwarded,
+    /// What to do with paths.
+    pub path: PathOptions,
+    /// What to do with `;` in queries.
+    pub semicolons: QuerySemicolons,
+    /// What to do with fields that have `_` in their names.
+    pub underscores: Underscores,
+}
+
+/// What happens to fields with `_` in their names, which some servers read as `-`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Underscores {
+    /// Passed on.
+    Keep,
+    /// Dropped.
+    Delete,
+    /// The request is refused with 400.
+    Reject,
+}
+
+/// A router, compiled.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: RouterName,
+    /// The entry point's links, then its own, in the order of the file.
+    pub chain: Box<[ChainLink]>,
+    /// Where it leads.
+    pub service: Arc<Service>,
+    /// For the whole exchange; 0 for none. Milliseconds.
+    pub request_timeout: Millis,
+    /// Instead of the service's; milliseconds.
+    pub response_header_timeout: Option<Millis>,
+    /// Instead of the service's; milliseconds.
+    pub idle_timeout: Option<Millis>,
+    /// For metrics.
+    pub series: Series,
+    /// Whether its requests are logged.
+    pub access_log: bool,
+    /// Whether its requests are counted.
+    pub metrics: bool,
+}
+
+/// A link with the name it is configured under.
+#[derive(Debug)]
+pub struct ChainLink {
+    /// Its name.
+    pub name: MiddlewareName,
+    /// For metrics.
+    pub label: MiddlewareLabel,
+    /// What it does.
+    pub link: Link,
+}
+
+/// A named target of routers.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// For metrics.
+    pub label: ServiceLabel,
+    /// What is behind it.
+    pub kind: ServiceKind,
+}
+
+/// What is behind a service.
+#[derive(Debug)]
+pub enum ServiceKind {
+    /// Endpoints.
+    Balanced(Box<Balanced>),
+    /// Other services, by weight.
+    Weighted(Weighted),
+    /// The proxy itself: `api@internal` and its like.
+    Internal(Internal),
+}
+
+/// What the proxy answers itself (`api@internal`, `ping@internal`, `prometheus@internal`, `noop@internal`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Internal {
+    /// The API.
+    Api,
+    /// `/ping`.
+    Ping,
+    /// Metrics.
+    Prometheus,
+    /// 418, nothing else.
+    Noop,
+}
+
+/// Endpoints and how to reach them.
+#[derive(Debug)]
+pub struct Balanced {
+    /// The newest set.
+    pub endpoints: Arc<LiveEndpoints>,
+    /// Whose turn it is.
+    pub balancer: Arc<Balancer>,
+    /// The client's `Host` goes on; otherwise the endpoint's own.
+    pub pass_host_header: bool,
+    /// How to connect, and for how long.
+    pub transport: Transport,
+    /// Tries for one request, the first included.
+    pub attempts: u32,
+    /// Shared by every kind of retry.
+    pub budget: Arc<RetryBudget>,
+}
+
+/// How connections to endpoints are made and kept. Times in milliseconds; 0 means none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transport {
+    /// For a connection.
+    pub dial_timeout: Millis,
+    /// From the request's last byte to the head of the answer.
+    pub response_header_timeout: Millis,
+    /// While no byte moves either way.
+    pub idle_timeout: Millis,
+    /// How long an unused connection is kept.
+    pub idle_conn_timeout: Millis,
+    /// Unused connections kept for each endpoint, over all cores.
+    pub max_idle: u32,
+    /// Requests in flight to each endpoint, over all cores; 0 for no limit.
+    pub max_in_flight: u32,
+}
+
+/// Services by weight.
+#[derive(Debug)]
+pub struct Weighted {
+    /// Whose turn it is.
+    pub turns: WeightedChildren,
+    /// The services, which may be weighted themselves.
+    pub children: Box<[Arc<Service>]>,
+}
+
+impl Service {
+    /// Whether a request given to it could be served now.
+    pub fn is_available(&self) -> bool {
+        match &self.kind {
+            ServiceKind::Balanced(balanced) => balanced.endpoints.load().available() > 0,
+            ServiceKind::Weighted(weighted) => weighted.children.iter().any(|child| child.is_available()),
+            ServiceKind::Internal(_) => true,
+        }
+    }
+}

@@ -1,1 +1,180 @@
-//! The way to the pods: pools, connecting, sending, timeouts.
+//! The way to the pods: connections kept per core and endpoint, and how new ones are made.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use foldhash::fast::RandomState;
+use tokio::net::TcpStream;
+
+use crate::common::clock::{self, Millis};
+use crate::common::timer::Slot;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::http::error::ProxyError;
+use crate::http::h1::client::{ClientConn, Home};
+use crate::http::h1::io::Io;
+use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
+
+/// Idle connections of one core, by endpoint.
+#[derive(Debug)]
+pub struct Pools {
+    pools: RefCell<HashMap<EndpointId, Rc<Pool>, RandomState>>,
+    metrics: Rc<CoreMetrics>,
+}
+
+/// Idle connections of one core to one endpoint. The one used last is used next, so that those that are
+/// not needed grow old and go.
+#[derive(Debug)]
+pub struct Pool {
+    endpoint: Arc<Endpoint>,
+    service: ServiceLabel,
+    metrics: Rc<CoreMetrics>,
+    idle: RefCell<Vec<Box<ClientConn>>>,
+    limits: Cell<PoolLimits>,
+    /// The endpoint is no longer configured: what comes back is closed.
+    retired: Cell<bool>,
+}
+
+/// How many connections are kept, and for how long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PoolLimits {
+    /// For each endpoint, over all cores.
+    pub max_idle: u32,
+    /// Milliseconds; 0 for ever.
+    pub idle_timeout: Millis,
+}
+
+impl Pools {
+    /// No connections yet.
+    pub fn new(metrics: Rc<CoreMetrics>) -> Self {
+        Self { pools: RefCell::default(), metrics }
+    }
+
+    /// The connections to `endpoint`.
+    pub fn of(&self, endpoint: &Arc<Endpoint>, service: ServiceLabel, limits: PoolLimits) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(endpoint.id()).or_insert_with(|| {
+            Rc::new(Pool {
+                endpoint: Arc::clone(endpoint),
+                service,
+                metrics: Rc::clone(&self.metrics),
+                idle: RefCell::default(),
+                limits: Cell::new(limits),
+                retired: Cell::new(false),
+            })
+        });
+        pool.limits.set(limits);
+        Rc::clone(pool)
+    }
+
+    /// Lets go of connections to endpoints that `wanted` does not hold.
+    pub fn retain(&self, wanted: &HashSet<EndpointId>) {
+        self.pools.borrow_mut().retain(|id, pool| {
+            let keep = wanted.contains(id);
+            if !keep {
+                pool.retired.set(true);
+                pool.clear();
+            }
+            keep
+        });
+    }
+
+    /// Closes connections that have been idle for too long or that the pod has closed.
+    pub fn sweep(&self) {
+        let now = clock::now();
+        for pool in self.pools.borrow().values() {
+            pool.sweep(now);
+        }
+    }
+}
+
+impl Pool {
+    /// Takes a connection that can be used, as far as is known; with `ask_kernel`, as far as can be known.
+    pub fn take(&self, ask_kernel: bool) -> Option<Box<ClientConn>> {
+        let idle_timeout = self.limits.get().idle_timeout;
+        loop {
+            let conn = self.idle.borrow_mut().pop()?;
+            self.forget(1);
+            let fresh = idle_timeout == 0 || clock::now() < conn.idle_since() + idle_timeout;
+            if fresh && conn.is_usable(ask_kernel) {
+                return Some(conn);
+            }
+        }
+    }
+
+    fn sweep(&self, now: Millis) {
+        let idle_timeout = self.limits.get().idle_timeout;
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|conn| {
+            (idle_timeout == 0 || now < conn.idle_since() + idle_timeout) && conn.is_usable(false)
+        });
+        self.forget(before - idle.len());
+    }
+
+    fn clear(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        self.forget(idle.len());
+    }
+
+    fn forget(&self, count: usize) {
+        if count > 0 {
+            self.endpoint.idle().fetch_sub(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+            for _ in 0..count {
+                self.metrics.pool_idle_removed(self.service);
+            }
+        }
+    }
+}
+
+impl Home for Pool {
+    fn give_back(&self, conn: Box<ClientConn>) {
+        if self.retired.get() {
+            return;
+        }
+        if self.endpoint.idle().fetch_add(1, Ordering::Relaxed) >= self.limits.get().max_idle {
+            self.endpoint.idle().fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.metrics.pool_idle_added(self.service);
+        self.idle.borrow_mut().push(conn);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Connects to an endpoint. A name is resolved anew each time and each of its addresses is tried.
+///
+/// # Errors
+/// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`].
+pub async fn connect(endpoint: &Endpoint, slot: &Slot, until: Millis) -> Result<Box<ClientConn>, ProxyError> {
+    let connecting = async {
+        match endpoint.url().address() {
+            Some(address) => TcpStream::connect(address).await,
+            None => {
+                let mut last = io::Error::new(io::ErrorKind::NotFound, "name has no address");
+                for address in tokio::net::lookup_host((endpoint.url().host(), endpoint.url().port())).await?
+                {
+                    match TcpStream::connect(address).await {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+        }
+    };
+    match slot.within(until, connecting).await {
+        Ok(Ok(stream)) => Ok(ClientConn::new(Io::new(stream))),
+        Ok(Err(cause)) => Err(ProxyError::Connect { endpoint: endpoint.text(), cause }),
+        Err(_) => Err(ProxyError::ConnectTimeout { endpoint: endpoint.text() }),
+    }
+}

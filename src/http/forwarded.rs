@@ -1,0 +1,285 @@
+//! Who the client says it is, and who it is: `X-Forwarded-*`, `X-Real-Ip`, `Forwarded`.
+//!
+//! Fields of strangers are dropped, in every spelling a pod might read; what is true is set, as
+//! Traefik sets it (`X-Forwarded-For` grows by the peer only when the request leaves).
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::BytesMut;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+use super::authority;
+use super::head::RequestHead;
+
+/// `X-Forwarded-For`.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Whom an entry point believes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forwarded {
+    /// Everybody (`forwardedHeaders.insecure`).
+    pub insecure: bool,
+    /// Peers that are believed.
+    pub trusted: Vec<IpNet>,
+    /// Whether the peer is appended to `X-Forwarded-For`.
+    pub append: bool,
+    /// Fields named in `Connection` that middlewares may still see.
+    pub connection: Vec<HeaderName>,
+    /// The name of this host, for `X-Forwarded-Server`.
+    pub server: HeaderValue,
+}
+
+/// What the fields say of one connection; made once for it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address, an IPv4 one never in its IPv6-mapped form.
+    pub addr: SocketAddr,
+    /// Its address as a field value.
+    pub ip: HeaderValue,
+    /// Whether its connection is TLS.
+    pub tls: bool,
+}
+
+impl Peer {
+    /// Takes an accepted connection's address.
+    pub fn new(addr: SocketAddr, tls: bool) -> Self {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let ip = HeaderValue::try_from(addr.ip().to_string()).expect("an address is visible ASCII");
+        Self { addr, ip, tls }
+    }
+}
+
+/// How the request will go on, as `X-Forwarded-Proto` says it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A request with one answer.
+    Plain,
+    /// A WebSocket.
+    WebSocket,
+}
+
+impl Forwarded {
+    /// Whether the peer's own forwarding fields are believed.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        self.insecure || self.trusted.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Sorts out what came: before routing and before any middleware.
+    ///
+    /// `named` are the fields that `Connection` named. They are dropped, except the ones set here and
+    /// those that `connection` lets middlewares see.
+    pub fn receive(&self, head: &mut RequestHead, peer: &Peer, kind: Kind, named: &[HeaderName]) {
+        let headers = &mut head.headers;
+        let trusted = self.trusts(peer.addr.ip());
+        for name in named {
+            if !is_managed(name) && !self.connection.contains(name) {
+                headers.remove(name);
+            }
+        }
+        if !trusted {
+            drop_claims(headers);
+        }
+        let proto = match (kind, peer.tls) {
+            (Kind::Plain, false) => "http",
+            (Kind::Plain, true) => "https",
+            (Kind::WebSocket, false) => "ws",
+            (Kind::WebSocket, true) => "wss",
+        };
+        set_if_absent(headers, trusted, X_REAL_IP, || peer.ip.clone());
+        set_if_absent(headers, trusted, X_FORWARDED_PROTO, || HeaderValue::from_static(proto));
+        let secure = peer.tls
+            || headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
+        set_if_absent(headers, trusted, X_FORWARDED_PORT, || port(head.authority.as_str(), secure));
+        set_if_absent(headers, trusted, X_FORWARDED_HOST, || {
+            HeaderValue::from_maybe_shared(head.authority.clone().into_bytes())
+                .unwrap_or_else(|_| HeaderValue::from_static(""))
+        });
+        headers.insert(X_FORWARDED_SERVER, self.server.clone());
+    }
+
+    /// Adds the peer to `X-Forwarded-For` and drops the last of what `Connection` named: just before
+    /// the request leaves.
+    pub fn send(&self, headers: &mut HeaderMap, peer: &Peer, named: &[HeaderName]) {
+        for name in named {
+            if !is_managed(name) {
+                headers.remove(name);
+            }
+        }
+        if !self.append {
+            return;
+        }
+        match headers.entry(X_FORWARDED_FOR) {
+            http::header::Entry::Vacant(entry) => {
+                entry.insert(peer.ip.clone());
+            }
+            http::header::Entry::Occupied(mut entry) => {
+                let mut joined = BytesMut::new();
+                for value in entry.iter() {
+                    joined.extend_from_slice(value.as_bytes());
+                    joined.extend_from_slice(b", ");
+                }
+                joined.extend_from_slice(peer.ip.as_bytes());
+                if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
+                    entry.insert(value);
+                }
+            }
+        }
+    }
+}
+
+fn set_if_absent(headers: &mut HeaderMap, look: bool, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
+    // Without trust the claims are gone already, and a look-up is saved.
+    if !look || headers.get(&name).is_none_or(HeaderValue::is_empty) {
+        headers.insert(name, value());
+    }
+}
+
+fn port(authority: &str, secure: bool) -> HeaderValue {
+    match authority::port(authority) {
+        None if secure => HeaderValue::from_static("443"),
+        None | Some(80) => HeaderValue::from_static("80"),
+        Some(443) => HeaderValue::from_static("443"),
+        Some(port) => HeaderValue::from(port),
+    }
+}
+
+/// Fields that tell of the client and are set by us, so that nobody can have them removed.
+fn is_managed(name: &HeaderName) -> bool {
+    is_claim(name.as_str())
+}
+
+/// What only a trusted proxy may say, in the spellings of servers that read `_` as `-`.
+fn is_claim(name: &str) -> bool {
+    const WITH_SUFFIX: &[u8] = b"x-forwarded-";
+    let bytes = name.as_bytes();
+    let same = |pattern: &[u8]| {
+        bytes.len() >= pattern.len()
+            && bytes
+                .iter()
+                .zip(pattern)
+                .all(|(byte, wanted)| byte == wanted || (*byte == b'_' && *wanted == b'-'))
+    };
+    match bytes.first() {
+        Some(b'f') => name == "forwarded",
+        Some(b'x') => same(WITH_SUFFIX) || (bytes.len() == 9 && same(b"x-real-ip")) || name == "x-forwarded",
+        _ => false,
+    }
+}
+
+fn drop_claims(headers: &mut HeaderMap) {
+    let claims: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Version};
+
+    use super::*;
+    use crate::http::text::Text;
+
+    fn forwarded(trusted: &[&str]) -> Forwarded {
+        Forwarded {
+            insecure: false,
+            trusted: trusted.iter().map(|net| net.parse().unwrap()).collect(),
+            append: true,
+            connection: Vec::new(),
+            server: HeaderValue::from_static("edge-1"),
+        }
+    }
+
+    fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        RequestHead {
+            method: Method::GET,
+            path: Text::from_static("/"),
+            query: None,
+            authority: Text::from_static("a.test:8080"),
+            version: Version::HTTP_11,
+            headers,
+        }
+    }
+
+    fn peer() -> Peer {
+        Peer::new("[::ffff:10.1.2.3]:5000".parse().unwrap(), false)
+    }
+
+    #[test]
+    fn what_a_stranger_claims_is_replaced_by_what_is_true() {
+        let mut head = head(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_host", "evil"),
+            ("x_real_ip", "6.6.6.6"),
+            ("x-forwarded-tls-client-cert", "x"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-custom", "kept"),
+        ]);
+        let rules = forwarded(&["192.168.0.0/16"]);
+        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.send(&mut head.headers, &peer(), &[]);
+        let mut fields: Vec<_> =
+            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        fields.sort();
+        assert_eq!(
+            fields,
+            [
+                "x-custom=kept",
+                "x-forwarded-for=10.1.2.3",
+                "x-forwarded-host=a.test:8080",
+                "x-forwarded-port=8080",
+                "x-forwarded-proto=http",
+                "x-forwarded-server=edge-1",
+                "x-real-ip=10.1.2.3",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_trusted_peer_is_believed_and_its_list_grows_by_it() {
+        let mut head = head(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "1.2.3.4"),
+        ]);
+        head.authority = Text::from_static("a.test");
+        let rules = forwarded(&["10.0.0.0/8"]);
+        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.send(&mut head.headers, &peer(), &[]);
+        assert_eq!(head.headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.1.2.3");
+        assert_eq!(head.headers["x-forwarded-port"], "443");
+        assert_eq!(head.headers["x-real-ip"], "1.2.3.4");
+    }
+
+    #[test]
+    fn a_field_named_in_connection_dies_but_ours_cannot_be_named_away() {
+        let mut head = head(&[("x-a", "1"), ("x-b", "2")]);
+        let named =
+            [HeaderName::from_static("x-a"), HeaderName::from_static("x-b"), X_REAL_IP, X_FORWARDED_FOR];
+        let mut rules = forwarded(&[]);
+        rules.connection.push(HeaderName::from_static("x-b"));
+        rules.receive(&mut head, &peer(), Kind::WebSocket, &named);
+        assert!(!head.headers.contains_key("x-a"));
+        assert!(head.headers.contains_key("x-b"), "middlewares may see it");
+        rules.send(&mut head.headers, &peer(), &named);
+        assert!(!head.headers.contains_key("x-b"));
+        assert_eq!(head.headers["x-real-ip"], "10.1.2.3");
+        assert_eq!(head.headers["x-forwarded-for"], "10.1.2.3");
+        assert_eq!(head.headers["x-forwarded-proto"], "ws");
+    }
+}

@@ -1,0 +1,493 @@
+//! One connection to a pod: a request out, its answer in.
+//!
+//! Everything runs in the task of the exchange: the request's body is sent while the answer is
+//! awaited and read, without a task of its own.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::encode::{self, Encoding, Outgoing, RequestExtras};
+use super::framing::{Decoder, Length, Piece};
+use super::io::Io;
+use super::parse::{self, HeadLimits, HeadScan, Leniency};
+use super::server::next_read_size;
+use crate::common::clock::{self, Millis};
+use crate::common::timer::Slot;
+use crate::http::body::{Body, BodyError};
+use crate::http::head::{RequestHead, ResponseHead};
+
+/// What a pod's head may hold. Generous: a pod is the operator's own.
+const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 256 * 1024, fields: 512 };
+/// First read of an answer; most answers fit.
+const HEAD_READ: usize = 4 * 1024;
+/// Interim answers before the final one. Each is passed on, so a pod must not send them for ever.
+const MAX_INTERIM: usize = 16;
+/// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
+const CONTINUE_WAIT: Millis = 1000;
+
+/// A connection to a pod.
+#[derive(Debug)]
+pub struct ClientConn {
+    io: Io,
+    buf: BytesMut,
+    read_size: usize,
+    /// Requests it has served.
+    served: u64,
+    /// When it was last given back.
+    idle_since: Millis,
+}
+
+/// Where a connection goes when its answer has been read to the end and it can serve another.
+pub trait Home: std::fmt::Debug {
+    /// Takes it back.
+    fn give_back(&self, conn: Box<ClientConn>);
+}
+
+/// What the exchange wants of the connection beside the request.
+pub struct Wants<'a> {
+    /// The protocol to switch to.
+    pub upgrade: Option<&'a [u8]>,
+    /// The client waits for `100 Continue`: ask the pod before the body goes.
+    pub expect_continue: bool,
+    /// Gets each interim answer.
+    pub interim: &'a mut dyn FnMut(StatusCode, &HeaderMap),
+    /// For all waits.
+    pub slot: &'a Slot,
+    /// From the request's last byte to the head of the answer; 0 for none.
+    pub header_timeout: Millis,
+    /// While the pod takes nothing of the request; 0 for none.
+    pub idle_timeout: Millis,
+    /// For everything.
+    pub deadline: Millis,
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub struct ExchangeError {
+    /// What happened.
+    pub cause: ExchangeCause,
+    /// Whether a byte of the request may have reached the pod.
+    pub written: bool,
+    /// Whether the connection had served requests before.
+    pub reused: bool,
+    /// The request's body, if no piece of it was taken.
+    pub body: Option<Body>,
+}
+
+/// What happened instead of an answer.
+#[derive(Debug)]
+pub enum ExchangeCause {
+    /// The connection ended or broke.
+    Closed(io::Error),
+    /// What came is not HTTP/1.
+    Malformed(&'static str),
+    /// The request's body broke off.
+    RequestBody(BodyError),
+    /// No head in time.
+    HeaderTimeout,
+    /// The pod took nothing of the request for too long.
+    IdleTimeout,
+    /// [`Wants::deadline`] has come.
+    Deadline,
+}
+
+impl ClientConn {
+    /// Takes a connected socket.
+    pub fn new(io: Io) -> Box<Self> {
+        Box::new(Self { io, buf: BytesMut::new(), read_size: HEAD_READ, served: 0, idle_since: 0 })
+    }
+
+    /// The socket.
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Takes what was read beyond the answer's head, for a tunnel.
+    pub fn take_buffered(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buf)
+    }
+
+    /// Whether it has served a request.
+    pub fn is_reused(&self) -> bool {
+        self.served > 0
+    }
+
+    /// When it was last given back.
+    pub fn idle_since(&self) -> Millis {
+        self.idle_since
+    }
+
+    /// Whether it can still serve, as far as can be known; see [`Io::is_quiet`].
+    pub fn is_usable(&self, ask_kernel: bool) -> bool {
+        self.buf.is_empty() && self.io.is_quiet(ask_kernel)
+    }
+
+    /// Sends a request and reads the head of its answer.
+    ///
+    /// # Errors
+    /// No answer came; the connection is closed.
+    pub async fn exchange(
+        mut self: Box<Self>,
+        head: &RequestHead,
+        body: Body,
+        wants: Wants<'_>,
+        home: &Rc<dyn Home>,
+    ) -> Result<(ResponseHead, Body), ExchangeError> {
+        let length = body.length();
+        let mut sender = Sender::new(body, wants.expect_continue && length != Length::Empty);
+        let extras = RequestExtras { expect_continue: sender.waits_for_continue, upgrade: wants.upgrade };
+        encode::request_head(sender.out.text(), head, length, extras);
+        let mut scan = HeadScan::default();
+        let mut interim_left = MAX_INTERIM;
+        let mut wait = Wait::default();
+        let result = poll_fn(|cx| {
+            sender.poll(&self.io, cx);
+            if let Some(error) = sender.body_error.take() {
+                return Poll::Ready(Err(ExchangeCause::RequestBody(error)));
+            }
+            loop {
+                let end = match scan.find_end(&self.buf, &HEAD_LIMITS, Leniency::BareLineFeed) {
+                    Ok(end) => end,
+                    Err(_) => return Poll::Ready(Err(ExchangeCause::Malformed("head too large"))),
+                };
+                if let Some(end) = end {
+                    scan = HeadScan::default();
+                    let parsed = match parse::response(self.buf.split_to(end).freeze(), &HEAD_LIMITS) {
+                        Ok(parsed) => parsed,
+                        Err(what) => return Poll::Ready(Err(ExchangeCause::Malformed(what))),
+                    };
+                    let status = parsed.head.status;
+                    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                        return Poll::Ready(Ok(parsed));
+                    }
+                    interim_left -= 1;
+                    if interim_left == 0 {
+                        return Poll::Ready(Err(ExchangeCause::Malformed("too many interim answers")));
+                    }
+                    (wants.interim)(status, &parsed.head.headers);
+                    if sender.waits_for_continue {
+                        sender.waits_for_continue = false;
+                        sender.poll(&self.io, cx);
+                    }
+                    continue;
+                }
+                // Not a status line at all: no reason to wait for a whole head of it.
+                let known = self.buf.len().min(5);
+                if self.buf[..known] != b"HTTP/"[..known] {
+                    return Poll::Ready(Err(ExchangeCause::Malformed("malformed status line")));
+                }
+                let room = self.read_size.max(self.buf.len());
+                self.buf.reserve(room);
+                let Poll::Ready(read) = self.io.poll_read(cx, &mut self.buf) else {
+                    let phase = sender.phase();
+                    let since = wait.since(phase, sender.written);
+                    let at = match (phase, wants.header_timeout, wants.idle_timeout) {
+                        (Phase::Continue, _, _) => since + CONTINUE_WAIT,
+                        (Phase::Sending, _, 0) | (Phase::Sent, 0, _) => Millis::MAX,
+                        (Phase::Sending, _, idle) => since.saturating_add(idle),
+                        (Phase::Sent, timeout, _) => since.saturating_add(timeout),
+                    };
+                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+                    return match phase {
+                        _ if wants.deadline <= at => Poll::Ready(Err(ExchangeCause::Deadline)),
+                        Phase::Sending => Poll::Ready(Err(ExchangeCause::IdleTimeout)),
+                        Phase::Sent => Poll::Ready(Err(ExchangeCause::HeaderTimeout)),
+                        Phase::Continue => {
+                            sender.waits_for_continue = false;
+                            (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                            sender.poll(&self.io, cx);
+                            continue;
+                        }
+                    };
+                };
+                match read {
+                    Ok(0) => {
+                        let kind = if self.buf.is_empty() {
+                            io::Error::from(io::ErrorKind::UnexpectedEof)
+                        } else {
+                            io::Error::new(io::ErrorKind::UnexpectedEof, "in the middle of a head")
+                        };
+                        return Poll::Ready(Err(ExchangeCause::Closed(kind)));
+                    }
+                    Ok(read) => self.read_size = next_read_size(self.read_size, read),
+                    Err(error) => return Poll::Ready(Err(ExchangeCause::Closed(error))),
+                }
+            }
+        })
+        .await;
+        if wait.is_set() {
+            wants.slot.clear();
+        }
+        let parsed = match result {
+            Ok(parsed) => parsed,
+            Err(cause) => {
+                return Err(ExchangeError {
+                    cause,
+                    written: sender.written > 0,
+                    reused: self.served > 0,
+                    body: (!sender.touched).then_some(sender.body),
+                });
+            }
+        };
+        let status = parsed.head.status;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let agreed = match (wants.upgrade, &parsed.upgrade) {
+                (Some(asked), Some(given)) => asked.eq_ignore_ascii_case(given.as_bytes()),
+                _ => false,
+            };
+            if !agreed {
+                return Err(ExchangeError {
+                    cause: ExchangeCause::Malformed("switched protocols without being asked"),
+                    written: true,
+                    reused: self.served > 0,
+                    body: None,
+                });
+            }
+            return Ok((parsed.head, Body::Tunnel(self)));
+        }
+        let bodiless = head.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = if bodiless { Length::Empty } else { parsed.length };
+        let mut response = ResponseBody {
+            keep: parsed.keep_alive && length != Length::UntilClose,
+            conn: Some(self),
+            decoder: Decoder::new(length),
+            length,
+            sender: (!sender.is_done()).then(|| Box::new(sender)),
+            home: Rc::clone(home),
+        };
+        // What a `HEAD` would have had is told by its fields alone.
+        let announced = (bodiless && head.method == Method::HEAD).then_some(parsed.length);
+        let mut head = parsed.head;
+        if let Some(Length::Exact(bytes)) = announced {
+            head.headers.insert(http::header::CONTENT_LENGTH, bytes.into());
+        }
+        if length == Length::Empty {
+            response.finish();
+            return Ok((head, Body::Empty));
+        }
+        Ok((head, Body::FromPod(Box::new(response))))
+    }
+}
+
+/// The request on its way out.
+#[derive(Debug)]
+struct Sender {
+    out: Outgoing,
+    body: Body,
+    encoding: Encoding,
+    /// The body has been handed over whole.
+    finished: bool,
+    /// A piece of the body was taken.
+    touched: bool,
+    waits_for_continue: bool,
+    written: u64,
+    /// The pod takes nothing more; its answer may still come.
+    refused: bool,
+    body_error: Option<BodyError>,
+}
+
+impl Sender {
+    fn new(body: Body, waits_for_continue: bool) -> Self {
+        let (encoding, finished) = match body.length() {
+            Length::Empty => (Encoding::Exact(0), true),
+            Length::Exact(bytes) => (Encoding::Exact(bytes), false),
+            Length::Chunked | Length::UntilClose => (Encoding::Chunked, false),
+        };
+        Self {
+            out: Outgoing::default(),
+            body,
+            encoding,
+            finished,
+            touched: false,
+            waits_for_continue,
+            written: 0,
+            refused: false,
+            body_error: None,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.refused || (self.finished && self.out.is_empty())
+    }
+
+    fn phase(&self) -> Phase {
+        if self.is_done() {
+            Phase::Sent
+        } else if self.waits_for_continue && self.out.is_empty() {
+            Phase::Continue
+        } else {
+            Phase::Sending
+        }
+    }
+
+    /// Sends as much as can be sent now.
+    fn poll(&mut self, io: &Io, cx: &mut Context<'_>) {
+        while !self.is_done() && self.body_error.is_none() {
+            let mut starved = false;
+            while !self.finished && !self.waits_for_continue && self.out.takes_more() {
+                match self.body.poll_piece(cx) {
+                    Poll::Ready(Some(Ok(piece))) => {
+                        self.touched = true;
+                        if let Err(what) = self.encoding.push(piece, &mut self.out, &mut self.finished) {
+                            self.body_error = Some(BodyError::ClientMalformed(what));
+                            return;
+                        }
+                    }
+                    Poll::Ready(None) => {
+                        self.touched = true;
+                        self.finished = true;
+                        if let Err(what) = self.encoding.finish(&mut self.out) {
+                            self.body_error = Some(BodyError::ClientMalformed(what));
+                            return;
+                        }
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        self.touched = true;
+                        self.body_error = Some(error);
+                        return;
+                    }
+                    Poll::Pending => {
+                        starved = true;
+                        break;
+                    }
+                }
+            }
+            let idle = self.out.is_empty();
+            match self.out.poll_flush(io, cx, &mut self.written) {
+                Poll::Ready(Ok(())) if starved || self.waits_for_continue => return,
+                Poll::Ready(Ok(())) if idle && !self.finished => return,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.refused = true,
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+/// What the wait for an answer is a wait for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// The request is still going out.
+    Sending,
+    /// The pod shall say that it wants the body.
+    Continue,
+    /// The pod has it all.
+    Sent,
+}
+
+/// Since when the present wait lasts; the clock is read only when there is something new to wait for.
+#[derive(Default)]
+struct Wait(Option<(Phase, u64, Millis)>);
+
+impl Wait {
+    fn since(&mut self, phase: Phase, written: u64) -> Millis {
+        match self.0 {
+            Some((same, so_far, since)) if same == phase && so_far == written => since,
+            _ => {
+                let now = clock::now();
+                self.0 = Some((phase, written, now));
+                now
+            }
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The content of an answer, still on the wire.
+#[derive(Debug)]
+pub struct ResponseBody {
+    /// Gone once the answer is read and the connection given back.
+    conn: Option<Box<ClientConn>>,
+    decoder: Decoder,
+    length: Length,
+    /// The rest of the request, where the pod answers before it has all of it.
+    sender: Option<Box<Sender>>,
+    keep: bool,
+    home: Rc<dyn Home>,
+}
+
+impl ResponseBody {
+    /// How it was announced.
+    pub fn length(&self) -> Length {
+        self.length
+    }
+
+    /// The next piece; `None` at the end.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        self.poll_send(cx);
+        loop {
+            let Some(conn) = &mut self.conn else { return Poll::Ready(None) };
+            let decoded = match &mut self.decoder {
+                decoder if decoder.is_done() => Ok(None),
+                decoder => decoder.decode(&mut conn.buf),
+            };
+            match decoded {
+                Ok(Some(piece)) => {
+                    if self.decoder.is_done() {
+                        self.finish();
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                Ok(None) if self.decoder.is_done() => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Ok(None) => {}
+                Err(what) => return self.fail(what),
+            }
+            let room = conn.read_size;
+            conn.buf.reserve(room);
+            match ready!(conn.io.poll_read(cx, &mut conn.buf)) {
+                Ok(0) => match self.decoder.end_of_input() {
+                    Ok(()) => {
+                        self.conn = None;
+                        return Poll::Ready(None);
+                    }
+                    Err(what) => return self.fail(what),
+                },
+                Ok(read) => conn.read_size = next_read_size(conn.read_size, read),
+                Err(_) => return self.fail("connection reset"),
+            }
+        }
+    }
+
+    /// Sends more of the request, if there is more.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) {
+        if let (Some(sender), Some(conn)) = (&mut self.sender, &self.conn) {
+            sender.poll(&conn.io, cx);
+            if sender.is_done() || sender.body_error.is_some() {
+                // What was not sent whole leaves a connection nobody else can use.
+                self.keep &= !sender.refused && sender.body_error.is_none();
+                self.sender = None;
+            }
+        }
+    }
+
+    fn fail(&mut self, what: &'static str) -> Poll<Option<Result<Piece, BodyError>>> {
+        self.conn = None;
+        Poll::Ready(Some(Err(BodyError::Pod(what))))
+    }
+
+    /// The answer is whole: the connection goes home if it can serve another.
+    fn finish(&mut self) {
+        if let Some(mut conn) = self.conn.take()
+            && self.keep
+            && self.sender.is_none()
+            && conn.buf.is_empty()
+        {
+            conn.served += 1;
+            conn.idle_since = clock::now();
+            conn.buf = BytesMut::new();
+            self.home.give_back(conn);
+        }
+    }
+}

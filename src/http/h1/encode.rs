@@ -1,0 +1,304 @@
+//! Heads and bodies as they go onto the wire.
+//!
+//! Names are written as people spell them (`Content-Length`): some old clients compare with case.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{HeaderMap, HeaderName};
+use http::{Method, StatusCode, Version};
+
+use super::framing::{Length, Piece};
+use super::io::Io;
+use crate::http::head::RequestHead;
+
+/// Pieces up to this size are copied behind what waits already, so that they leave in one write.
+const COPY_UP_TO: usize = 2048;
+/// When so much waits, it is written before more is taken.
+const ENOUGH: usize = 16 * 1024;
+
+/// Bytes on their way out: text of heads and chunk sizes, one shared piece, and its end.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    text: BytesMut,
+    data: Bytes,
+    tail: &'static [u8],
+}
+
+impl Outgoing {
+    /// Where heads are written. Only while [`Self::takes_more`].
+    pub fn text(&mut self) -> &mut BytesMut {
+        &mut self.text
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.data.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether another piece may be added before a write.
+    pub fn takes_more(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && self.text.len() < ENOUGH
+    }
+
+    /// Adds a piece of content; only while [`Self::takes_more`].
+    pub fn push(&mut self, data: Bytes, chunked: bool) {
+        if chunked {
+            put_hex(&mut self.text, data.len());
+            self.text.extend_from_slice(b"\r\n");
+        }
+        let tail: &'static [u8] = if chunked { b"\r\n" } else { b"" };
+        if data.len() <= COPY_UP_TO {
+            self.text.extend_from_slice(&data);
+            self.text.extend_from_slice(tail);
+        } else {
+            self.data = data;
+            self.tail = tail;
+        }
+    }
+
+    /// Ends a chunked body.
+    pub fn finish_chunked(&mut self, trailers: Option<&HeaderMap>) {
+        self.text.extend_from_slice(b"0\r\n");
+        if let Some(trailers) = trailers {
+            put_fields(&mut self.text, trailers);
+        }
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes everything that waits; gives back how many bytes went out this time through `written`.
+    pub fn poll_flush(&mut self, io: &Io, cx: &mut Context<'_>, written: &mut u64) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let slices = [IoSlice::new(&self.text), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+            let slices =
+                if self.data.is_empty() && self.tail.is_empty() { &slices[..1] } else { &slices[..] };
+            let mut taken = ready!(io.poll_write(cx, slices))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *written += taken as u64;
+            let text = taken.min(self.text.len());
+            self.text.advance(text);
+            taken -= text;
+            let data = taken.min(self.data.len());
+            self.data.advance(data);
+            taken -= data;
+            self.tail = &self.tail[taken..];
+        }
+        // The piece is let go of, so that the buffer it was read into can be used again.
+        self.data = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What a body's pieces are wrapped into.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Encoding {
+    /// So many bytes are still to come.
+    Exact(u64),
+    /// In chunks.
+    Chunked,
+    /// Until the connection ends.
+    UntilClose,
+}
+
+impl Encoding {
+    /// Adds a piece; `Err` when the body is longer than was announced.
+    pub fn push(&mut self, piece: Piece, out: &mut Outgoing, end: &mut bool) -> Result<(), &'static str> {
+        match (self, piece) {
+            (Self::Exact(left), Piece::Data(data)) => {
+                *left = left.checked_sub(data.len() as u64).ok_or("body is longer than its length")?;
+                out.push(data, false);
+            }
+            (Self::UntilClose, Piece::Data(data)) => out.push(data, false),
+            (Self::Chunked, Piece::Data(data)) => out.push(data, true),
+            (Self::Chunked, Piece::Trailers(trailers)) => {
+                out.finish_chunked(Some(&trailers));
+                *end = true;
+            }
+            // There is no place for trailer fields without chunks.
+            (Self::Exact(_) | Self::UntilClose, Piece::Trailers(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// The body has ended; `Err` when it is shorter than was announced.
+    pub fn finish(&self, out: &mut Outgoing) -> Result<(), &'static str> {
+        match self {
+            Self::Exact(0) | Self::UntilClose => Ok(()),
+            Self::Exact(_) => Err("body is shorter than its length"),
+            Self::Chunked => {
+                out.finish_chunked(None);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a connection is asked for beside the head.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestExtras<'a> {
+    /// The pod shall answer `100 Continue` before the body goes.
+    pub expect_continue: bool,
+    /// The protocol to switch to.
+    pub upgrade: Option<&'a [u8]>,
+}
+
+/// Writes a request head.
+pub fn request_head(out: &mut BytesMut, head: &RequestHead, length: Length, extras: RequestExtras<'_>) {
+    out.reserve(512);
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(head.path.as_bytes());
+    if let Some(query) = &head.query {
+        out.extend_from_slice(b"?");
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(head.authority.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    put_fields(out, &head.headers);
+    match length {
+        // Methods that usually carry content say that they carry none (RFC 9110 §8.6).
+        Length::Empty if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
+            out.extend_from_slice(b"Content-Length: 0\r\n");
+        }
+        Length::Empty => {}
+        Length::Exact(bytes) => put_content_length(out, bytes),
+        Length::Chunked | Length::UntilClose => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    if extras.expect_continue {
+        out.extend_from_slice(b"Expect: 100-continue\r\n");
+    }
+    if let Some(protocol) = extras.upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+        out.extend_from_slice(protocol);
+        out.extend_from_slice(b"\r\n");
+    } else if head.headers.contains_key(http::header::TE) {
+        out.extend_from_slice(b"Connection: TE\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a status line and fields, without the empty line.
+pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, headers: &HeaderMap) {
+    out.reserve(512);
+    match (version, status) {
+        (Version::HTTP_11, StatusCode::OK) => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+        _ => {
+            out.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+            out.extend_from_slice(status.as_str().as_bytes());
+            out.extend_from_slice(b" ");
+            out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    put_fields(out, headers);
+}
+
+/// Writes `Content-Length`.
+pub fn put_content_length(out: &mut BytesMut, bytes: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    put_decimal(out, bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes each field on a line of its own.
+pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        put_name(out, name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn put_name(out: &mut BytesMut, name: &HeaderName) {
+    let start = out.len();
+    out.extend_from_slice(name.as_str().as_bytes());
+    let mut capital = true;
+    for byte in &mut out[start..] {
+        if capital {
+            byte.make_ascii_uppercase();
+        }
+        capital = *byte == b'-';
+    }
+}
+
+fn put_decimal(out: &mut BytesMut, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn put_hex(out: &mut BytesMut, number: usize) {
+    let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    for place in (0..digits).rev() {
+        let digit = (number >> (place * 4) & 0xf) as u8;
+        out.extend_from_slice(&[if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::http::text::Text;
+
+    #[test]
+    fn a_request_head_is_written_with_its_framing() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+        let head = RequestHead {
+            method: Method::POST,
+            path: Text::from_static("/a"),
+            query: Some(Text::from_static("b")),
+            authority: Text::from_static("a.test"),
+            version: Version::HTTP_11,
+            headers,
+        };
+        let mut out = BytesMut::new();
+        request_head(&mut out, &head, Length::Exact(12_345), RequestExtras::default());
+        assert_eq!(
+            out,
+            "POST /a?b HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.2.3.4\r\nContent-Length: 12345\r\n\r\n"
+        );
+        out.clear();
+        request_head(
+            &mut out,
+            &head,
+            Length::Empty,
+            RequestExtras { expect_continue: false, upgrade: Some(b"websocket") },
+        );
+        assert!(out.ends_with(b"Content-Length: 0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+    }
+
+    #[test]
+    fn chunks_are_written_with_their_sizes_in_hex() {
+        let mut out = Outgoing::default();
+        let mut encoding = Encoding::Chunked;
+        let mut end = false;
+        encoding.push(Piece::Data(Bytes::from_static(b"hello world, hi")), &mut out, &mut end).unwrap();
+        encoding.push(Piece::Data(Bytes::from(vec![b'x'; 4096])), &mut out, &mut end).unwrap();
+        assert_eq!(&out.text[..], b"f\r\nhello world, hi\r\n1000\r\n");
+        assert_eq!((out.data.len(), out.tail, out.takes_more()), (4096, &b"\r\n"[..], false));
+    }
+
+    #[test]
+    fn a_body_that_breaks_its_announced_length_is_an_error() {
+        let mut out = Outgoing::default();
+        let mut encoding = Encoding::Exact(2);
+        assert!(encoding.finish(&mut out).is_err());
+        assert!(encoding.push(Piece::Data(Bytes::from_static(b"abc")), &mut out, &mut false).is_err());
+    }
+}

@@ -1,0 +1,563 @@
+//! One client's connection: heads and bodies in, answers out.
+//!
+//! The connection is shared by reference counting between the loop that serves it and the body of
+//! the request it is serving. It owns no buffer while it is idle.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode, Version};
+
+use super::encode::{self, Encoding, Outgoing};
+use super::framing::{Decoder, Length, Piece};
+use super::io::Io;
+use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
+use crate::common::clock::Millis;
+use crate::common::timer::Slot;
+use crate::http::body::{Body, BodyError};
+use crate::http::error::ProxyError;
+use crate::http::head::ResponseHead;
+
+/// First read of a head; most heads fit.
+const HEAD_READ: usize = 4 * 1024;
+/// Largest read of a body. Bigger reads save system calls on big bodies; each active stream holds one.
+pub(super) const MAX_BODY_READ: usize = 256 * 1024;
+/// What a client may send ahead (pipelining) while its request is still being served.
+const MAX_AHEAD: usize = 16 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct ServerConn {
+    io: Io,
+    state: RefCell<State>,
+    /// For the waits of the request's body.
+    body_slot: Slot,
+}
+
+#[derive(Debug)]
+struct State {
+    buf: BytesMut,
+    scan: HeadScan,
+    skipped: usize,
+    decoder: Decoder,
+    length: Length,
+    /// The client waits for `100 Continue`.
+    owes_continue: bool,
+    /// When the whole body must have come.
+    body_deadline: Millis,
+    /// How long nothing of the body may come, in milliseconds.
+    body_idle: Millis,
+    read_size: usize,
+    half_closed: bool,
+    out: Outgoing,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// What the wait for a head ended with.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A request.
+    Request(Box<ParsedRequest>),
+    /// The client closed before it sent a byte of another request.
+    Closed,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// Of the request.
+    pub version: Version,
+    /// The request was `HEAD`: fields as for `GET`, but no content.
+    pub head_only: bool,
+    /// The connection ends after it, and the client is told.
+    pub close: bool,
+    /// For answers without `Date` (RFC 9110 §6.6.1).
+    pub date: &'a [u8],
+    /// The protocol switched to, on a 101.
+    pub upgrade: Option<&'a [u8]>,
+}
+
+/// Why an answer did not get out whole. The connection is of no more use.
+#[derive(Debug)]
+pub enum SendError {
+    /// The client is gone.
+    Client(io::Error),
+    /// The client takes nothing for too long.
+    ClientStalled,
+    /// What was to be sent broke off.
+    Body(BodyError),
+    /// Nothing came to be sent for too long.
+    BodyStalled,
+    /// [`SendPatience::deadline`] has come.
+    Deadline,
+}
+
+/// How long an answer's waits may last, in milliseconds; 0 for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct SendPatience {
+    /// Nothing comes from the pod.
+    pub body_idle: Millis,
+    /// The client takes nothing.
+    pub client_idle: Millis,
+    /// For everything.
+    pub deadline: Millis,
+    /// Nothing comes from the pod for a client that has closed its side, and so may be gone.
+    pub half_closed: Millis,
+}
+
+impl ServerConn {
+    /// Takes an accepted socket.
+    pub fn new(io: Io, body_slot: Slot) -> Rc<Self> {
+        Rc::new(Self {
+            io,
+            body_slot,
+            state: RefCell::new(State {
+                buf: BytesMut::new(),
+                scan: HeadScan::default(),
+                skipped: 0,
+                decoder: Decoder::new(Length::Empty),
+                length: Length::Empty,
+                owes_continue: false,
+                body_deadline: Millis::MAX,
+                body_idle: 0,
+                read_size: HEAD_READ,
+                half_closed: false,
+                out: Outgoing::default(),
+                bytes_in: 0,
+                bytes_out: 0,
+            }),
+        })
+    }
+
+    /// The socket.
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Waits for the first byte of the next request, holding no buffer.
+    pub async fn wait_for_request(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            {
+                let mut state = self.state.borrow_mut();
+                if !state.buf.is_empty() || state.half_closed {
+                    return Poll::Ready(Ok(()));
+                }
+                state.buf = BytesMut::new();
+            }
+            self.io.poll_readable(cx)
+        })
+        .await
+    }
+
+    /// Whether bytes of a next request are here already.
+    pub fn has_more(&self) -> bool {
+        !self.state.borrow().buf.is_empty()
+    }
+
+    /// Reads the next request's head.
+    ///
+    /// # Errors
+    /// What is wrong with it; the answer must close the connection.
+    pub async fn read_head(&self, limits: &HeadLimits) -> Result<Incoming, ProxyError> {
+        std::future::poll_fn(|cx| {
+            let state = &mut *self.state.borrow_mut();
+            loop {
+                if state.scan.is_new() && !parse::skip_empty_lines(&mut state.buf, &mut state.skipped) {
+                    return Poll::Ready(Err(ProxyError::BadRequest("empty lines before the request")));
+                }
+                if let Some(first) = state.buf.first()
+                    && !parse::begins_request(*first)
+                {
+                    return Poll::Ready(Err(ProxyError::BadRequest("not an HTTP request")));
+                }
+                if let Some(end) = state.scan.find_end(&state.buf, limits, Leniency::None)? {
+                    let head = state.buf.split_to(end).freeze();
+                    state.scan = HeadScan::default();
+                    state.skipped = 0;
+                    state.bytes_in = end as u64;
+                    state.bytes_out = 0;
+                    let parsed = parse::request(head, limits)?;
+                    state.decoder = Decoder::new(parsed.length);
+                    state.length = parsed.length;
+                    state.owes_continue = parsed.expects_continue;
+                    state.read_size = HEAD_READ;
+                    return Poll::Ready(Ok(Incoming::Request(Box::new(parsed))));
+                }
+                let room = HEAD_READ.max(state.buf.len());
+                state.buf.reserve(room);
+                match ready!(self.io.poll_read(cx, &mut state.buf)) {
+                    Ok(0) if state.buf.is_empty() => return Poll::Ready(Ok(Incoming::Closed)),
+                    Ok(0) => return Poll::Ready(Err(ProxyError::ClientGone)),
+                    Ok(_) => {}
+                    Err(_) if state.buf.is_empty() => return Poll::Ready(Ok(Incoming::Closed)),
+                    Err(_) => return Poll::Ready(Err(ProxyError::ClientGone)),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The body of the request whose head was just read. `deadline` is for all of it, `idle` for any wait.
+    pub fn request_body(self: &Rc<Self>, deadline: Millis, idle: Millis) -> Body {
+        let mut state = self.state.borrow_mut();
+        state.body_deadline = deadline;
+        state.body_idle = idle;
+        match state.length {
+            Length::Empty => Body::Empty,
+            length => Body::FromClient(RequestBody { conn: Rc::clone(self), length }),
+        }
+    }
+
+    /// Whether the whole request has been taken off the wire.
+    pub fn request_is_done(&self) -> bool {
+        self.state.borrow().decoder.is_done()
+    }
+
+    /// Whether the client still waits for `100 Continue`, and so may never send the body.
+    pub fn owes_continue(&self) -> bool {
+        self.state.borrow().owes_continue
+    }
+
+    /// Resolves when the client is gone, while its request is being served. Bytes that come meanwhile
+    /// are the next request's and are kept, up to a bound.
+    ///
+    /// `Ready(true)`: reset; `Ready(false)`: it has closed its side, which may mean that it only has
+    /// nothing more to say.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let state = &mut *self.state.borrow_mut();
+        if !state.decoder.is_done() || state.half_closed {
+            return Poll::Pending;
+        }
+        loop {
+            if state.buf.len() >= MAX_AHEAD {
+                return Poll::Pending;
+            }
+            if self.io.poll_readable(cx).is_pending() {
+                return Poll::Pending;
+            }
+            state.buf.reserve(HEAD_READ);
+            match ready!(self.io.poll_read(cx, &mut state.buf)) {
+                Ok(0) => {
+                    state.half_closed = true;
+                    return Poll::Ready(false);
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(true),
+            }
+        }
+    }
+
+    /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
+    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+        let state = &mut *self.state.borrow_mut();
+        if status == StatusCode::CONTINUE {
+            if !state.owes_continue {
+                return;
+            }
+            state.owes_continue = false;
+        }
+        let text = state.out.text();
+        encode::response_start(text, Version::HTTP_11, status, headers);
+        text.extend_from_slice(b"\r\n");
+        // What the socket does not take now leaves with the answer.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = state.out.poll_flush(&self.io, &mut cx, &mut state.bytes_out);
+    }
+
+    /// Writes an answer and its body, and says how many bytes of the body were sent.
+    ///
+    /// # Errors
+    /// When it did not get out whole: the connection must be closed.
+    pub async fn send(
+        &self,
+        head: &ResponseHead,
+        body: &mut Body,
+        answer: Answer<'_>,
+        slot: &Slot,
+        patience: SendPatience,
+    ) -> Result<(), SendError> {
+        let status = head.status;
+        let no_content =
+            status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = body.length();
+        let mut encoding = Encoding::Exact(0);
+        // The body may be fed by the request's body, which is read through `self.state`: nothing of
+        // it is borrowed while the body is asked.
+        let mut out = {
+            let mut state = self.state.borrow_mut();
+            state.owes_continue = false;
+            std::mem::take(&mut state.out)
+        };
+        {
+            let text = out.text();
+            encode::response_start(text, answer.version, status, &head.headers);
+            if !head.headers.contains_key(http::header::DATE) && !status.is_informational() {
+                text.extend_from_slice(b"Date: ");
+                text.extend_from_slice(answer.date);
+                text.extend_from_slice(b"\r\n");
+            }
+            let mut close = answer.close;
+            if !no_content {
+                match length {
+                    Length::Empty if answer.head_only => {}
+                    Length::Empty => text.extend_from_slice(b"Content-Length: 0\r\n"),
+                    Length::Exact(bytes) => {
+                        encode::put_content_length(text, bytes);
+                        encoding = Encoding::Exact(bytes);
+                    }
+                    Length::Chunked | Length::UntilClose if answer.version == Version::HTTP_10 => {
+                        encoding = Encoding::UntilClose;
+                        close = true;
+                    }
+                    Length::Chunked | Length::UntilClose => {
+                        text.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+                        encoding = Encoding::Chunked;
+                    }
+                }
+            }
+            if let Some(protocol) = answer.upgrade {
+                text.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+                text.extend_from_slice(protocol);
+                text.extend_from_slice(b"\r\n");
+            } else if close {
+                text.extend_from_slice(b"Connection: close\r\n");
+            } else if answer.version == Version::HTTP_10 {
+                text.extend_from_slice(b"Connection: keep-alive\r\n");
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        let mut finished = no_content || answer.head_only || length == Length::Empty;
+        let mut wait = Wait::default();
+        let mut written = 0;
+        let mut half_closed = self.state.borrow().half_closed;
+        let result = std::future::poll_fn(|cx| {
+            loop {
+                let mut body_pending = false;
+                while !finished && out.takes_more() {
+                    match body.poll_piece(cx) {
+                        Poll::Ready(Some(Ok(piece))) => {
+                            wait.progress();
+                            if let Err(what) = encoding.push(piece, &mut out, &mut finished) {
+                                return Poll::Ready(Err(SendError::Body(BodyError::Pod(what))));
+                            }
+                        }
+                        Poll::Ready(Some(Err(error))) => {
+                            // What came before the break goes out first, as far as the socket takes it.
+                            let _ = out.poll_flush(&self.io, cx, &mut written);
+                            return Poll::Ready(Err(SendError::Body(error)));
+                        }
+                        Poll::Ready(None) => {
+                            finished = true;
+                            if let Err(what) = encoding.finish(&mut out) {
+                                return Poll::Ready(Err(SendError::Body(BodyError::Pod(what))));
+                            }
+                        }
+                        Poll::Pending => {
+                            body_pending = true;
+                            break;
+                        }
+                    }
+                }
+                let before = written;
+                match out.poll_flush(&self.io, cx, &mut written) {
+                    Poll::Ready(Ok(())) => {
+                        if finished {
+                            return Poll::Ready(Ok(()));
+                        }
+                        if written != before {
+                            wait.progress();
+                        }
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::Client(error))),
+                    Poll::Pending => {
+                        if written != before {
+                            wait.progress();
+                        }
+                        if !body_pending {
+                            body.poll_background(cx);
+                        }
+                        let at = wait.at(patience.client_idle);
+                        ready!(slot.poll_at(cx, at.min(patience.deadline)));
+                        return Poll::Ready(Err(if patience.deadline <= at {
+                            SendError::Deadline
+                        } else {
+                            SendError::ClientStalled
+                        }));
+                    }
+                }
+                if body_pending {
+                    match self.poll_gone(cx) {
+                        Poll::Ready(true) => {
+                            return Poll::Ready(Err(SendError::Client(
+                                io::ErrorKind::ConnectionReset.into(),
+                            )));
+                        }
+                        Poll::Ready(false) => half_closed = true,
+                        Poll::Pending => {}
+                    }
+                    let at = wait.at(patience.body_idle);
+                    let gone_at = if half_closed { wait.at(patience.half_closed) } else { Millis::MAX };
+                    ready!(slot.poll_at(cx, at.min(gone_at).min(patience.deadline)));
+                    return Poll::Ready(Err(if gone_at < at.min(patience.deadline) {
+                        SendError::Client(io::ErrorKind::ConnectionAborted.into())
+                    } else if patience.deadline <= at {
+                        SendError::Deadline
+                    } else {
+                        SendError::BodyStalled
+                    }));
+                }
+            }
+        })
+        .await;
+        slot.clear();
+        self.state.borrow_mut().bytes_out += written;
+        result
+    }
+
+    /// Bytes read and written for the request being served, heads included.
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.state.borrow();
+        (state.bytes_in, state.bytes_out)
+    }
+
+    /// Takes what was read ahead, for a tunnel.
+    pub fn take_buffered(&self) -> BytesMut {
+        std::mem::take(&mut self.state.borrow_mut().buf)
+    }
+
+    /// Reads and throws away the rest of the request, at most `limit` bytes of it; whether that was all.
+    pub async fn drain(&self, limit: u64) -> bool {
+        let mut taken = 0;
+        loop {
+            let piece = std::future::poll_fn(|cx| self.poll_body(cx)).await;
+            match piece {
+                None => return true,
+                Some(Ok(Piece::Data(data))) => {
+                    taken += data.len() as u64;
+                    if taken > limit {
+                        return false;
+                    }
+                }
+                Some(Ok(Piece::Trailers(_))) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    }
+
+    /// Says that nothing more will be sent, then reads for a moment what the client still sends: a
+    /// socket closed over unread bytes is reset, and the reset can overtake the answer (RFC 9112 §9.6).
+    pub async fn linger(&self, slot: &Slot, until: Millis) {
+        self.io.shutdown_write();
+        let read = std::future::poll_fn(|cx| {
+            let state = &mut *self.state.borrow_mut();
+            loop {
+                state.buf.clear();
+                state.buf.reserve(HEAD_READ);
+                match ready!(self.io.poll_read(cx, &mut state.buf)) {
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(_) => {}
+                }
+            }
+        });
+        // Whether the client closed or the time is over makes no difference.
+        let _ = slot.within(until, read).await;
+    }
+
+    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        let state = &mut *self.state.borrow_mut();
+        loop {
+            match state.decoder.decode(&mut state.buf) {
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(None) if state.decoder.is_done() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(what) => return Poll::Ready(Some(Err(BodyError::ClientMalformed(what)))),
+            }
+            if state.owes_continue {
+                state.owes_continue = false;
+                state.out.text().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            if !state.out.is_empty()
+                && let Poll::Ready(Err(_)) = state.out.poll_flush(&self.io, cx, &mut state.bytes_out)
+            {
+                return Poll::Ready(Some(Err(BodyError::ClientGone)));
+            }
+            let room = state.read_size;
+            state.buf.reserve(room);
+            match self.io.poll_read(cx, &mut state.buf) {
+                Poll::Ready(Ok(0)) => {
+                    state.half_closed = true;
+                    let error = if state.decoder.end_of_input().is_ok() {
+                        continue;
+                    } else {
+                        BodyError::ClientGone
+                    };
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(Ok(read)) => {
+                    state.bytes_in += read as u64;
+                    state.read_size = next_read_size(state.read_size, read);
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
+                Poll::Pending => {
+                    let idle = match state.body_idle {
+                        0 => Millis::MAX,
+                        idle => crate::common::clock::now() + idle,
+                    };
+                    ready!(self.body_slot.poll_at(cx, state.body_deadline.min(idle)));
+                    return Poll::Ready(Some(Err(BodyError::ClientTimeout)));
+                }
+            }
+        }
+    }
+}
+
+/// Doubles while reads fill what they were given, and shrinks again slowly.
+pub(super) fn next_read_size(size: usize, read: usize) -> usize {
+    if read >= size {
+        (size * 2).min(MAX_BODY_READ)
+    } else if read < size / 4 {
+        (size / 2).max(HEAD_READ)
+    } else {
+        size
+    }
+}
+
+/// The content of a request, still on the wire.
+#[derive(Debug)]
+pub struct RequestBody {
+    conn: Rc<ServerConn>,
+    length: Length,
+}
+
+impl RequestBody {
+    /// How it was announced.
+    pub fn length(&self) -> Length {
+        self.length
+    }
+
+    /// The next piece; `None` at the end.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        self.conn.poll_body(cx)
+    }
+}
+
+/// When the present wait is over. The clock is read once a wait.
+#[derive(Default)]
+struct Wait {
+    since: Option<Millis>,
+}
+
+impl Wait {
+    fn progress(&mut self) {
+        self.since = None;
+    }
+
+    fn at(&mut self, idle: Millis) -> Millis {
+        let since = *self.since.get_or_insert_with(crate::common::clock::now);
+        if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
+    }
+}

@@ -1,0 +1,113 @@
+//! The stores of one snapshot, by name, and how they pass to the next one.
+//!
+//! A document that is compiled may still be refused, so compiling reads the stores of the running
+//! snapshot and shares them, and changes nothing in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::in_flight::InFlight;
+use super::store::Store;
+
+/// What a store belongs to: the middleware, and the router when each has its own.
+pub type StoreName = Arc<str>;
+
+/// Every store that a snapshot uses.
+#[derive(Debug, Default)]
+pub struct Stores {
+    used: Table,
+    offered: Table,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    rate: BTreeMap<StoreName, Arc<Store>>,
+    in_flight: BTreeMap<StoreName, Arc<InFlight>>,
+}
+
+impl Stores {
+    /// No stores, and none to carry over.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No stores yet, but those of `previous` are carried over when they are asked for by name.
+    #[must_use]
+    pub fn after(previous: &Self) -> Self {
+        Self { used: Table::default(), offered: previous.used.clone() }
+    }
+
+    /// Lets go of what was not asked for. To be called once everything is compiled, so that a
+    /// removed limit frees its memory with the snapshot it belonged to.
+    #[must_use]
+    pub fn settle(self) -> Self {
+        Self { used: self.used, offered: Table::default() }
+    }
+
+    /// The buckets of this name: those in use under it, else the previous snapshot's, else none yet.
+    pub fn rate(&mut self, name: &str) -> Arc<Store> {
+        pick(&mut self.used.rate, &self.offered.rate, name)
+    }
+
+    /// The counts of this name, likewise.
+    pub fn in_flight(&mut self, name: &str) -> Arc<InFlight> {
+        pick(&mut self.used.in_flight, &self.offered.in_flight, name)
+    }
+
+    /// Every rate limit's store, for metrics and the admin API.
+    pub fn rates(&self) -> impl Iterator<Item = (&str, &Arc<Store>)> {
+        self.used.rate.iter().map(|(name, store)| (&**name, store))
+    }
+
+    /// Every in-flight limit's counts, likewise.
+    pub fn in_flights(&self) -> impl Iterator<Item = (&str, &Arc<InFlight>)> {
+        self.used.in_flight.iter().map(|(name, counts)| (&**name, counts))
+    }
+}
+
+fn pick<T: Default>(
+    used: &mut BTreeMap<StoreName, Arc<T>>,
+    offered: &BTreeMap<StoreName, Arc<T>>,
+    name: &str,
+) -> Arc<T> {
+    if let Some(found) = used.get(name) {
+        return Arc::clone(found);
+    }
+    let store = offered.get(name).cloned().unwrap_or_default();
+    used.insert(name.into(), Arc::clone(&store));
+    store
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_passes_to_the_next_snapshot_by_its_name() {
+        let mut first = Stores::new();
+        let kept = first.rate("rateLimit/a/r");
+        let dropped = first.rate("rateLimit/b/r");
+        let flights = first.in_flight("inFlightReq/a/r");
+
+        let mut second = Stores::after(&first);
+        assert!(Arc::ptr_eq(&kept, &second.rate("rateLimit/a/r")));
+        assert!(Arc::ptr_eq(&flights, &second.in_flight("inFlightReq/a/r")));
+        assert!(!Arc::ptr_eq(&kept, &second.rate("rateLimit/new/r")));
+        let second = second.settle();
+        drop(first);
+        assert_eq!(Arc::strong_count(&dropped), 1, "nobody asked for it");
+        assert_eq!(second.rates().count(), 2);
+    }
+
+    #[test]
+    fn a_refused_document_leaves_the_running_stores_alone() {
+        let mut running = Stores::new();
+        let store = running.rate("rateLimit/a/r");
+        let mut refused = Stores::after(&running);
+        refused.rate("rateLimit/a/r");
+        refused.rate("rateLimit/b/r");
+        drop(refused);
+        assert_eq!(running.rates().count(), 1);
+        assert_eq!(Arc::strong_count(&store), 2);
+    }
+}

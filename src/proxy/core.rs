@@ -1,0 +1,162 @@
+//! What one core owns: its view of the configuration, its connections to pods, its deadlines and figures.
+//!
+//! Nothing in here is shared with another core, so nothing is locked; what is shared stands behind
+//! [`Shared`].
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::Method;
+use smallvec::SmallVec;
+
+use crate::common::clock::{self, Millis};
+use crate::common::timer::Timers;
+use crate::endpoint::EndpointId;
+use crate::endpoint::live::Live;
+use crate::snapshot::{Internal, Snapshot};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::CoreMetrics;
+use crate::upstream::Pools;
+
+/// How long an endpoint that could not be connected to is passed over while another is available.
+/// Short, because it may be back at any moment; long enough that a pod that died costs each core one
+/// failed connect a second, not one a request.
+const SUSPICION: Millis = 1000;
+
+/// Answers for `api@internal` and its like.
+pub type InternalAnswers =
+    dyn Fn(Internal, &Method, &str, Option<&str>) -> http::Response<Bytes> + Send + Sync;
+
+/// What all cores share.
+pub struct Shared {
+    /// The newest configuration.
+    pub snapshot: Live<Snapshot>,
+    /// Where exchanges are logged, if they are; replaced on reload.
+    pub access_log: Live<Option<Arc<AccessLog>>>,
+    /// For routers that lead to the proxy itself.
+    pub internal: Box<InternalAnswers>,
+}
+
+/// One core.
+pub struct Core {
+    /// Its number, from 0.
+    pub id: usize,
+    /// Its deadlines.
+    pub timers: Rc<Timers>,
+    /// Its figures.
+    pub metrics: Rc<CoreMetrics>,
+    /// Its connections to pods.
+    pub pools: Pools,
+    /// What it shares with others.
+    pub shared: Arc<Shared>,
+    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
+    suspects: RefCell<SmallVec<[(EndpointId, Millis); 4]>>,
+    date: RefCell<(u64, [u8; 29])>,
+    random: Cell<u64>,
+}
+
+impl Core {
+    /// Sets up a core; to be called on its own thread.
+    pub fn new(id: usize, shared: Arc<Shared>, metrics: CoreMetrics) -> Rc<Self> {
+        let metrics = Rc::new(metrics);
+        let snapshot = (shared.snapshot.generation(), Rc::new(shared.snapshot.load()));
+        let log = (shared.access_log.generation(), Rc::new((*shared.access_log.load()).clone()));
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
+        Rc::new(Self {
+            id,
+            timers: Timers::new(),
+            pools: Pools::new(Rc::clone(&metrics)),
+            metrics,
+            snapshot: RefCell::new(snapshot),
+            access_log: RefCell::new(log),
+            shared,
+            suspects: RefCell::default(),
+            date: RefCell::new((u64::MAX, [0; 29])),
+            // Zero would stay zero.
+            random: Cell::new(seed | 1),
+        })
+    }
+
+    /// The newest configuration. Costs one atomic load while nothing has changed.
+    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        let mut cached = self.snapshot.borrow_mut();
+        let generation = self.shared.snapshot.generation();
+        if cached.0 != generation {
+            *cached = (generation, Rc::new(self.shared.snapshot.load()));
+        }
+        Rc::clone(&cached.1)
+    }
+
+    /// Takes up the newest configuration although no request asks for it, and lets go of connections to
+    /// pods that it no longer names.
+    pub fn adopt(&self) {
+        let snapshot = self.snapshot();
+        self.pools.retain(&snapshot.endpoints());
+        self.access_log();
+    }
+
+    /// Where to log, if anywhere.
+    pub fn access_log(&self) -> Rc<Option<Arc<AccessLog>>> {
+        let mut cached = self.access_log.borrow_mut();
+        let generation = self.shared.access_log.generation();
+        if cached.0 != generation {
+            *cached = (generation, Rc::new((*self.shared.access_log.load()).clone()));
+        }
+        Rc::clone(&cached.1)
+    }
+
+    /// An endpoint could not be connected to.
+    pub fn suspect(&self, endpoint: EndpointId) {
+        let until = clock::now() + SUSPICION;
+        let mut suspects = self.suspects.borrow_mut();
+        suspects.retain(|(id, _)| *id != endpoint);
+        suspects.push((endpoint, until));
+    }
+
+    /// An endpoint has answered after all.
+    pub fn trust(&self, endpoint: EndpointId) {
+        if !self.suspects.borrow().is_empty() {
+            self.suspects.borrow_mut().retain(|(id, _)| *id != endpoint);
+        }
+    }
+
+    /// Adds the endpoints that should be passed over for now.
+    pub fn add_suspects(&self, to: &mut SmallVec<[EndpointId; 4]>) {
+        if self.suspects.borrow().is_empty() {
+            return;
+        }
+        let now = clock::now();
+        let mut suspects = self.suspects.borrow_mut();
+        suspects.retain(|(_, until)| *until > now);
+        to.extend(suspects.iter().map(|(id, _)| *id));
+    }
+
+    /// A number evenly distributed over all of `u64` (xorshift64*); not for secrets.
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The current date as a field value (RFC 9110 §5.6.7), formatted once a second.
+    pub fn date(&self) -> [u8; 29] {
+        let second = clock::now() / 1000;
+        let mut cached = self.date.borrow_mut();
+        if cached.0 != second {
+            let text = httpdate::fmt_http_date(SystemTime::now());
+            let mut date = [b' '; 29];
+            for (to, from) in date.iter_mut().zip(text.bytes()) {
+                *to = from;
+            }
+            *cached = (second, date);
+        }
+        cached.1
+    }
+}

@@ -1,0 +1,303 @@
+//! One request with its answer, and what it carries along.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use smallvec::SmallVec;
+
+use super::core::Core;
+use crate::common::clock::Millis;
+use crate::common::timer::Slot;
+use crate::endpoint::{Endpoint, InFlight};
+use crate::http::error::ProxyError;
+use crate::http::forwarded::Peer;
+use crate::http::h1::server::ServerConn;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::text::Text;
+use crate::middleware::LinkContext;
+use crate::snapshot::{EntryPoint, Route, Service};
+use crate::telemetry::access_log::{AccessLog, AccessRecord, End, OriginPart};
+use crate::telemetry::metrics::{ExchangeKey, MethodLabel, Protocol, Series, TimeoutKind};
+
+/// What the path of one request reads and leaves behind.
+pub struct Exchange<'a> {
+    /// The core it runs on.
+    pub core: &'a Rc<Core>,
+    /// The entry point it came through.
+    pub entry: &'a EntryPoint,
+    /// The connection it came on.
+    pub conn: &'a ServerConn,
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// For its waits.
+    pub slot: &'a Slot,
+    /// What links know of it.
+    pub links: LinkContext,
+    /// Fields that `Connection` named.
+    pub named: SmallVec<[HeaderName; 1]>,
+    /// The protocol it asks to switch to.
+    pub upgrade: Option<HeaderValue>,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// The router that took it.
+    pub route: Option<&'a Route>,
+    /// The service whose endpoints it was given to.
+    pub service: Option<&'a Service>,
+    /// When it must be over.
+    pub deadline: Millis,
+    /// How long nothing may move while its bodies flow; milliseconds, 0 for ever.
+    pub idle_timeout: Millis,
+    /// Tries so far, over all retries.
+    pub attempts: u32,
+    /// Tries allowed, where a `retry` link says so.
+    pub attempt_limit: Option<u32>,
+    /// The endpoints that were tried, in order.
+    pub tried: SmallVec<[Arc<Endpoint>; 1]>,
+    /// The load it puts on the endpoint that answers.
+    pub in_flight: Option<InFlight>,
+    /// What the pod answered, and how long that took.
+    pub origin: Option<(StatusCode, Duration)>,
+    /// How it ended, when it failed.
+    pub failure: Option<End>,
+}
+
+impl Exchange<'_> {
+    /// Counts a refusal and keeps it for the log.
+    pub fn note(&mut self, error: &ProxyError) {
+        note_failure(self.core, error);
+        self.failure = Some(End::from(error));
+    }
+}
+
+/// Counts what the proxy answered or cut by itself.
+pub fn note_failure(core: &Core, error: &ProxyError) {
+    core.metrics.refused(error);
+    let timeout = match error {
+        ProxyError::ConnectTimeout { .. } => Some(TimeoutKind::Connect),
+        ProxyError::ResponseHeaderTimeout { .. } => Some(TimeoutKind::ResponseHeader),
+        ProxyError::IdleTimeout { .. } => Some(TimeoutKind::Idle),
+        ProxyError::ClientHeadTimeout => Some(TimeoutKind::ClientHead),
+        ProxyError::ClientBodyTimeout => Some(TimeoutKind::ClientBody),
+        ProxyError::ExchangeTimeout => Some(TimeoutKind::Exchange),
+        _ => None,
+    };
+    if let Some(kind) = timeout {
+        core.metrics.timed_out(kind);
+    }
+    tracing::debug!(code = error.code(), fault = error.fault().as_str(), %error, "exchange failed");
+}
+
+/// What is left of an exchange while its answer flows. It holds nothing of the configuration, so that a
+/// long stream does not keep an old one alive.
+pub struct Ending {
+    /// When its head had come.
+    pub started: Instant,
+    /// How long nothing may move; milliseconds, 0 for ever.
+    pub idle_timeout: Millis,
+    /// When it must be over.
+    pub deadline: Millis,
+    /// How it ended, when it failed.
+    pub failure: Option<End>,
+    counted: Option<(Series, MethodLabel, Protocol)>,
+    log: Option<Box<PendingRecord>>,
+    _in_flight: Option<InFlight>,
+    _links: LinkContext,
+}
+
+struct PendingRecord {
+    log: Arc<AccessLog>,
+    record: AccessRecord,
+    origin: Option<(StatusCode, Duration)>,
+}
+
+/// What of a request the log may want, kept before links change it.
+pub struct Logged {
+    log: Arc<AccessLog>,
+    head: RequestHead,
+}
+
+impl Logged {
+    /// Keeps it, if there is a log.
+    pub fn of(core: &Core, entry: &EntryPoint, head: &RequestHead) -> Option<Box<Self>> {
+        if !entry.access_log {
+            return None;
+        }
+        let log = core.access_log();
+        let log = Option::as_ref(&log)?;
+        Some(Box::new(Self { log: Arc::clone(log), head: head.clone() }))
+    }
+}
+
+impl Ending {
+    /// Lets go of the configuration.
+    pub fn new(
+        exchange: Exchange<'_>,
+        started: Instant,
+        method: &Method,
+        logged: Option<Box<Logged>>,
+        response: &ResponseHead,
+        generation: u64,
+    ) -> Self {
+        let metrics = exchange.route.is_none_or(|route| route.metrics);
+        let series = exchange.route.map_or(exchange.entry.series, |route| route.series);
+        let protocol = protocol(&exchange, &response.headers);
+        let wanted = exchange.route.is_none_or(|route| route.access_log);
+        let log = logged
+            .filter(|_| wanted)
+            .map(|logged| Box::new(record(&exchange, *logged, response, generation)));
+        Self {
+            started,
+            idle_timeout: exchange.idle_timeout,
+            deadline: exchange.deadline,
+            failure: exchange.failure,
+            counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
+            log,
+            _in_flight: exchange.in_flight,
+            _links: exchange.links,
+        }
+    }
+
+    /// The ending of a request whose head could not be read.
+    pub fn of_refusal(
+        core: &Core,
+        entry: &EntryPoint,
+        peer: &Peer,
+        started: Instant,
+        method: Method,
+        error: &ProxyError,
+    ) -> Self {
+        let log = core.access_log();
+        let log = Option::as_ref(&log).filter(|_| entry.access_log).map(|log| {
+            Box::new(PendingRecord {
+                log: Arc::clone(log),
+                record: unreadable(entry, peer, method.clone(), core.snapshot().generation),
+                origin: None,
+            })
+        });
+        Self {
+            started,
+            idle_timeout: 0,
+            deadline: Millis::MAX,
+            failure: Some(End::from(error)),
+            counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
+            log,
+            _in_flight: None,
+            _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
+    /// The exchange is over: it is counted and logged.
+    pub fn finish(self, core: &Core, status: StatusCode, bytes_in: u64, bytes_out: u64) {
+        let duration = self.started.elapsed();
+        if let Some((series, method, protocol)) = self.counted {
+            let key = ExchangeKey { series, status: status.as_u16(), method, protocol };
+            core.metrics.exchange(key, duration, bytes_in, bytes_out);
+        }
+        if let Some(pending) = self.log {
+            let PendingRecord { log, mut record, origin } = *pending;
+            record.duration = duration;
+            record.status = status.as_u16();
+            record.request_bytes = bytes_in;
+            record.response_bytes = bytes_out;
+            record.end = self.failure.unwrap_or(End::Completed);
+            record.origin = origin.map(|(status, duration)| OriginPart {
+                status: status.as_u16(),
+                duration,
+                bytes: bytes_out,
+            });
+            if log.accepts(record.status, record.retries(), duration) {
+                log.log(record);
+            }
+        }
+    }
+}
+
+fn protocol(exchange: &Exchange<'_>, headers: &HeaderMap) -> Protocol {
+    if exchange.upgrade.is_some() {
+        return Protocol::WebSocket;
+    }
+    match headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        Some(kind) if kind.starts_with(b"text/event-stream") => Protocol::Sse,
+        Some(kind) if kind.starts_with(b"application/grpc-web") => Protocol::GrpcWeb,
+        Some(kind) if kind.starts_with(b"application/grpc") => Protocol::Grpc,
+        _ => Protocol::Http,
+    }
+}
+
+/// What the log says of a request that could not be read.
+fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) -> AccessRecord {
+    AccessRecord {
+        start: SystemTime::now(),
+        duration: Duration::ZERO,
+        entry_point: entry.name.clone(),
+        router: None,
+        service: None,
+        service_url: None,
+        service_addr: None,
+        client: peer.addr,
+        forwarded_for: None,
+        user: None,
+        method,
+        authority: Text::from_static(""),
+        path: Text::from_static("-"),
+        query: None,
+        version: http::Version::HTTP_11,
+        scheme: if peer.tls { "https" } else { "http" },
+        request_bytes: 0,
+        origin: None,
+        status: 0,
+        response_bytes: 0,
+        attempts: 0,
+        tried: SmallVec::new(),
+        end: End::Completed,
+        generation,
+        request_fields: SmallVec::new(),
+        origin_fields: SmallVec::new(),
+        downstream_fields: SmallVec::new(),
+    }
+}
+
+fn record(
+    exchange: &Exchange<'_>,
+    logged: Logged,
+    response: &ResponseHead,
+    generation: u64,
+) -> PendingRecord {
+    let Logged { log, head } = logged;
+    let last = exchange.tried.last();
+    let forwarded_for = head.headers.get(&crate::http::forwarded::X_FORWARDED_FOR);
+    let downstream_fields = log.pick(&response.headers);
+    let record = AccessRecord {
+        start: SystemTime::now() - exchange.links.now.elapsed(),
+        duration: Duration::ZERO,
+        entry_point: exchange.entry.name.clone(),
+        router: exchange.route.map(|route| route.name.clone()),
+        service: exchange.service.map(|service| service.name.clone()),
+        service_url: last.map(|endpoint| Arc::clone(endpoint.url().written())),
+        service_addr: last.map(|endpoint| endpoint.text()),
+        client: exchange.peer.addr,
+        forwarded_for: forwarded_for.and_then(|value| value.to_str().ok()).map(Text::copy_from),
+        user: None,
+        method: head.method,
+        authority: head.authority,
+        path: head.path,
+        query: head.query,
+        version: head.version,
+        scheme: if exchange.peer.tls { "https" } else { "http" },
+        request_bytes: 0,
+        origin: None,
+        status: response.status.as_u16(),
+        response_bytes: 0,
+        attempts: exchange.attempts,
+        tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
+        end: End::Completed,
+        generation,
+        request_fields: log.pick(&head.headers),
+        origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },
+        downstream_fields,
+    };
+    PendingRecord { log, record, origin: exchange.origin }
+}

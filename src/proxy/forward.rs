@@ -1,0 +1,298 @@
+//! From a service to an answer: pick an endpoint, send, and try another where that is safe.
+//!
+//! What may be sent again: anything of which no byte was written; else only idempotent requests
+//! (RFC 9110 §9.2.2) whose body was not touched. A try of which nothing reached a pod costs no budget,
+//! because it cannot amplify; every other one does.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use smallvec::SmallVec;
+
+use super::exchange::Exchange;
+use super::retry::client_error;
+use crate::common::clock;
+use crate::common::timer::deadline;
+use crate::endpoint::{Endpoint, EndpointId, InFlight};
+use crate::http::body::Body;
+use crate::http::error::ProxyError;
+use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::head::{Request, RequestHead, Response};
+use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
+use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
+use crate::upstream::{self, PoolLimits};
+
+/// Answers a request from a service.
+///
+/// # Errors
+/// Whatever kept the last try from an answer.
+pub async fn forward<'a>(
+    exchange: &mut Exchange<'a>,
+    service: &'a Service,
+    request: Request,
+) -> Result<Response, ProxyError> {
+    let (service, balanced) = match resolve(service)? {
+        Leaf::Balanced(service, balanced) => (service, balanced),
+        Leaf::Internal(internal) => return internal_answer(exchange, internal, &request.head).await,
+    };
+    exchange.service = Some(service);
+    let Request { mut head, mut body } = request;
+    if exchange.attempts == 0 {
+        balanced.budget.record_request(clock::now());
+    }
+    let route = exchange.route;
+    if exchange.links.drop_forwarded_for {
+        head.headers.remove(crate::http::forwarded::X_FORWARDED_FOR);
+    } else {
+        exchange.entry.settings.forwarded.send(&mut head.headers, exchange.peer, &exchange.named);
+    }
+    exchange.idle_timeout =
+        route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
+    let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
+    let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
+    let mut fresh_only = false;
+    loop {
+        exchange.attempts += 1;
+        let endpoint = pick(exchange, service, balanced)?;
+        let failure = match attempt(
+            exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
+        )
+        .await
+        {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        exchange.in_flight = None;
+        let Some(untouched) = failure.body else { return Err(failure.error) };
+        // A connection that the pod closed while it was idle says nothing about the pod.
+        let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
+        if failure.written && !is_idempotent(&head.method) {
+            exchange.core.metrics.non_idempotent_lost(service.label);
+            return Err(failure.error);
+        }
+        if stale && !fresh_only {
+            // Not a try of its own: the request never had a connection that was alive.
+            exchange.core.metrics.retried(service.label, RetryReason::Stale);
+            exchange.attempts -= 1;
+            exchange.tried.pop();
+            fresh_only = true;
+        } else {
+            if exchange.attempts >= limit || clock::now() >= exchange.deadline {
+                return Err(failure.error);
+            }
+            let reason = match &failure.error {
+                ProxyError::Connect { .. } => RetryReason::Connect,
+                ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
+                ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
+                ProxyError::BadResponse { .. } => RetryReason::BadResponse,
+                _ => return Err(failure.error),
+            };
+            if failure.written {
+                if !may_retry(exchange, reason) {
+                    return Err(failure.error);
+                }
+            } else {
+                exchange.core.metrics.retried(service.label, reason);
+            }
+            fresh_only = false;
+        }
+        tracing::debug!(service = %service.name, error = %failure.error, "trying again");
+        body = untouched;
+    }
+}
+
+/// Whether another try is within the budget of the service that the last one went to; counts it if so.
+pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
+    let Some(service) = exchange.service else { return false };
+    let ServiceKind::Balanced(balanced) = &service.kind else { return false };
+    let allowed = balanced.budget.try_retry(clock::now());
+    if allowed {
+        exchange.core.metrics.retried(service.label, reason);
+    } else {
+        exchange.core.metrics.retry_budget_exhausted(service.label);
+    }
+    allowed
+}
+
+enum Leaf<'a> {
+    Balanced(&'a Service, &'a Balanced),
+    Internal(Internal),
+}
+
+/// Follows weighted services down to one with endpoints.
+fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
+    let mut current = service;
+    loop {
+        match &current.kind {
+            ServiceKind::Balanced(balanced) => return Ok(Leaf::Balanced(current, balanced)),
+            ServiceKind::Internal(internal) => return Ok(Leaf::Internal(*internal)),
+            ServiceKind::Weighted(weighted) => {
+                let child = weighted.turns.pick(|child| weighted.children[child].is_available());
+                let child = child.ok_or_else(|| ProxyError::NoEndpoint { service: current.name.clone() })?;
+                current = &weighted.children[child];
+            }
+        }
+    }
+}
+
+fn pick(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+) -> Result<Arc<Endpoint>, ProxyError> {
+    let set = balanced.endpoints.load();
+    let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    exchange.core.add_suspects(&mut avoid);
+    let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
+    match picked {
+        Some(member) => Ok(Arc::clone(member)),
+        None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
+    }
+}
+
+/// What the head had before an endpoint's own path and name were put into it.
+struct Plain {
+    path: crate::http::text::Text,
+    authority: crate::http::text::Text,
+}
+
+/// A try that gave no answer.
+struct Failure {
+    error: ProxyError,
+    /// The body, if it can be sent again.
+    body: Option<Body>,
+    written: bool,
+    reused: bool,
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of the loop above, and of nothing else")]
+async fn attempt(
+    exchange: &mut Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    head: &mut RequestHead,
+    body: Body,
+    plain: &Plain,
+    fresh_only: bool,
+) -> Result<Response, Failure> {
+    let core = exchange.core;
+    let transport = &balanced.transport;
+    exchange.tried.push(Arc::clone(endpoint));
+    let in_flight = InFlight::new(Arc::clone(endpoint));
+    if transport.max_in_flight > 0 && endpoint.in_flight() > transport.max_in_flight {
+        let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
+        return Err(Failure { error, body: None, written: false, reused: false });
+    }
+    head.path = match endpoint.path_prefix() {
+        Some(prefix) => format!("{prefix}{}", plain.path).into(),
+        None => plain.path.clone(),
+    };
+    head.authority = if balanced.pass_host_header && !plain.authority.as_bytes().is_empty() {
+        plain.authority.clone()
+    } else {
+        endpoint.url().authority().clone()
+    };
+    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
+    let pool = core.pools.of(endpoint, service.label, limits);
+    // What cannot be sent again deserves a look at the socket itself.
+    let pooled = if fresh_only { None } else { pool.take(!is_idempotent(&head.method)) };
+    let conn: Box<ClientConn> = match pooled {
+        Some(conn) => {
+            core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+            conn
+        }
+        None => {
+            let until =
+                exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
+            match upstream::connect(endpoint, exchange.slot, until).await {
+                Ok(conn) => {
+                    core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
+                    core.trust(endpoint.id());
+                    conn
+                }
+                Err(error) => {
+                    let outcome = match error {
+                        ProxyError::ConnectTimeout { .. } => ConnectOutcome::TimedOut,
+                        _ => ConnectOutcome::Failed,
+                    };
+                    core.metrics.upstream_connect(service.label, outcome);
+                    core.suspect(endpoint.id());
+                    return Err(Failure { error, body: Some(body), written: false, reused: false });
+                }
+            }
+        }
+    };
+    let home: Rc<dyn Home> = pool;
+    let header_timeout = exchange
+        .route
+        .and_then(|route| route.response_header_timeout)
+        .unwrap_or(transport.response_header_timeout);
+    let client = exchange.conn;
+    let interim_wanted = head.version == http::Version::HTTP_11;
+    let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
+        // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
+        if interim_wanted {
+            client.send_interim(status, headers);
+        }
+    };
+    let wants = Wants {
+        upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
+        expect_continue: exchange.expects_continue,
+        interim: &mut interim,
+        slot: exchange.slot,
+        header_timeout,
+        idle_timeout: exchange.idle_timeout,
+        deadline: exchange.deadline,
+    };
+    let started = Instant::now();
+    match conn.exchange(head, body, wants, &home).await {
+        Ok((head, body)) => {
+            exchange.origin = Some((head.status, started.elapsed()));
+            exchange.in_flight = Some(in_flight);
+            Ok(Response { head, body })
+        }
+        Err(ExchangeError { cause, written, reused, body }) => {
+            let endpoint = endpoint.text();
+            let error = match cause {
+                ExchangeCause::Closed(cause) => ProxyError::UpstreamClosed { endpoint, cause },
+                ExchangeCause::Malformed(what) => ProxyError::BadResponse { endpoint, what },
+                ExchangeCause::RequestBody(error) => client_error(error),
+                ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
+                ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
+                ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
+            };
+            let again = matches!(error, ProxyError::UpstreamClosed { .. });
+            Err(Failure { error, body: body.filter(|_| again), written, reused })
+        }
+    }
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+/// Asks the proxy itself, off the core: a page of metrics takes longer than a request may wait.
+async fn internal_answer(
+    exchange: &Exchange<'_>,
+    internal: Internal,
+    head: &RequestHead,
+) -> Result<Response, ProxyError> {
+    let shared = Arc::clone(&exchange.core.shared);
+    let (method, path, query) = (head.method.clone(), head.path.clone(), head.query.clone());
+    let answer = tokio::task::spawn_blocking(move || {
+        (shared.internal)(internal, &method, path.as_str(), query.as_ref().map(|query| query.as_str()))
+    })
+    .await
+    .map_err(|_| ProxyError::Internal("the answer of an internal service broke off".into()))?;
+    let (parts, body) = answer.into_parts();
+    let mut response = Response::new(parts.status, Body::full(body));
+    response.head.headers = parts.headers;
+    Ok(response)
+}

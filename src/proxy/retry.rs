@@ -1,0 +1,122 @@
+//! The `retry` link: sends a request again when its answer is one of those that the operator named.
+//!
+//! Failures of the network are retried by [`super::forward`], which this link allows more or fewer
+//! tries; both share one counter and one budget.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::exchange::Exchange;
+use super::serve::run_chain;
+use super::{forward, respond};
+use crate::common::clock;
+use crate::common::timer::deadline;
+use crate::http::body::{Body, BodyError};
+use crate::http::error::ProxyError;
+use crate::http::h1::framing::{Length, Piece};
+use crate::http::head::{Request, Response};
+use crate::middleware::Retry;
+use crate::snapshot::{ChainLink, Service};
+use crate::telemetry::metrics::RetryReason;
+
+/// Runs the rest of the chain until its answer is good or the tries are used up; the last answer counts.
+pub async fn run<'a>(
+    exchange: &mut Exchange<'a>,
+    link: &Arc<Retry>,
+    rest: &'a [ChainLink],
+    service: &'a Service,
+    mut request: Request,
+) -> Response {
+    exchange.attempt_limit = Some(if link.on_network_error { link.attempts } else { 1 });
+    let method = request.head.method.clone();
+    if !link.holds_body(&method) {
+        return run_chain(exchange, rest, service, request).await;
+    }
+    let body = match hold(&mut request.body, link.max_request_body_bytes).await {
+        Ok(Some(body)) => body,
+        // Too large to be held: it streams, and is sent once.
+        Ok(None) => return run_chain(exchange, rest, service, request).await,
+        Err(error) => {
+            exchange.note(&error);
+            return respond::refusal(&error);
+        }
+    };
+    exchange.expects_continue = false;
+    let started = clock::now();
+    let give_up = deadline(started, link.timeout);
+    loop {
+        let copy = Request { head: request.head.clone(), body: body.clone_held() };
+        let response = run_chain(exchange, rest, service, copy).await;
+        let status = response.head.status;
+        if !link.retries_status(&method, status) || exchange.attempts >= link.attempts {
+            return response;
+        }
+        let pause = link.backoff(exchange.attempts, exchange.core.random());
+        let resume = clock::now() + clock::millis(pause);
+        if resume >= give_up || resume >= exchange.deadline {
+            return response;
+        }
+        if !forward::may_retry(exchange, RetryReason::Status) {
+            return response;
+        }
+        // The answer is not wanted; its connection is closed rather than read to the end.
+        drop(response);
+        exchange.in_flight = None;
+        exchange.failure = None;
+        if !pause.is_zero() {
+            exchange.slot.until(resume).await;
+        }
+    }
+}
+
+/// Reads a body whole; `None`, with the body as it was, when it is larger than `limit`.
+async fn hold(body: &mut Body, limit: Option<u64>) -> Result<Option<Held>, ProxyError> {
+    let limit = limit.unwrap_or(u64::MAX);
+    match body.length() {
+        Length::Empty => return Ok(Some(Held(Body::Empty))),
+        Length::Exact(bytes) if bytes > limit => return Ok(None),
+        _ => {}
+    }
+    let mut held = BytesMut::new();
+    loop {
+        match poll_fn(|cx| body.poll_piece(cx)).await {
+            None => return Ok(Some(Held(Body::full(held.freeze())))),
+            Some(Ok(Piece::Data(data))) => {
+                held.extend_from_slice(&data);
+                if held.len() as u64 > limit {
+                    // Of unknown length and too large: what was read goes ahead of what comes.
+                    let rest = std::mem::take(body);
+                    *body = Body::after(held.freeze(), rest);
+                    return Ok(None);
+                }
+            }
+            // Trailer fields of a request that is held are let go of.
+            Some(Ok(Piece::Trailers(_))) => {}
+            Some(Err(error)) => return Err(client_error(error)),
+        }
+    }
+}
+
+/// A body that can be sent again.
+struct Held(Body);
+
+impl Held {
+    fn clone_held(&self) -> Body {
+        match &self.0 {
+            Body::Full(bytes) => Body::Full(bytes.clone()),
+            _ => Body::Empty,
+        }
+    }
+}
+
+/// What the client did to its body, as a refusal.
+pub fn client_error(error: BodyError) -> ProxyError {
+    match error {
+        BodyError::ClientGone => ProxyError::ClientGone,
+        BodyError::ClientMalformed(what) => ProxyError::ClientBody(what),
+        BodyError::ClientTimeout => ProxyError::ClientBodyTimeout,
+        BodyError::Pod(what) => ProxyError::Internal(what.into()),
+    }
+}

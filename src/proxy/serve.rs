@@ -1,0 +1,165 @@
+//! The whole path of a request: routed, through its chain, to a pod, and back through the chain.
+
+use http::StatusCode;
+
+use super::exchange::Exchange;
+use super::{forward, respond, retry};
+use crate::common::clock;
+use crate::common::timer::deadline;
+use crate::http::authority;
+use crate::http::body::Body;
+use crate::http::error::ProxyError;
+use crate::http::forwarded::Kind;
+use crate::http::head::{Request, RequestHead, Response};
+use crate::http::path;
+use crate::http::text::Text;
+use crate::matcher::Subject;
+use crate::middleware::{Around, Edit, Flow, Link};
+use crate::snapshot::{ChainLink, Route, Service, Underscores};
+use crate::telemetry::metrics::LimitDecision;
+
+/// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
+pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: RequestHead, body: Body) -> Response {
+    if head.path.as_bytes() == b"*" {
+        // `OPTIONS *` asks the server itself (RFC 9110 §9.3.7).
+        return Response::new(StatusCode::OK, Body::Empty);
+    }
+    match route(exchange, &mut head) {
+        Ok(route) => {
+            exchange.route = Some(route);
+            exchange.deadline =
+                deadline(clock::to_millis(exchange.links.now), duration(route.request_timeout));
+            run_chain(exchange, &route.chain, &route.service, Request { head, body }).await
+        }
+        Err(error) => {
+            exchange.note(&error);
+            respond::refusal(&error)
+        }
+    }
+}
+
+/// A limit of so many milliseconds; 0 is none.
+pub(super) fn duration(millis: clock::Millis) -> Option<std::time::Duration> {
+    (millis != 0).then(|| std::time::Duration::from_millis(millis))
+}
+
+/// Brings the head into the one form that both the router and the pod see, and finds its router.
+fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a Route, ProxyError> {
+    let entry = exchange.entry;
+    let settings = &entry.settings;
+    underscores(head, settings.underscores)?;
+    let prepared = path::prepare(&head.path, &settings.path)?;
+    if let Some(query) = &head.query
+        && let std::borrow::Cow::Owned(changed) = path::query_semicolons(query.as_str(), settings.semicolons)
+    {
+        head.query = Some(Text::from(changed));
+    }
+    let kind = match &exchange.upgrade {
+        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => Kind::WebSocket,
+        _ => Kind::Plain,
+    };
+    settings.forwarded.receive(head, exchange.peer, kind, &exchange.named);
+    let host = authority::host_for_matching(head.authority.as_str());
+    let subject = Subject {
+        host: &host,
+        path: prepared.routing().as_str(),
+        query: head.query.as_ref().map(Text::as_str),
+        method: head.method.as_str(),
+        headers: &head.headers,
+        client_ip: exchange.peer.addr.ip(),
+    };
+    let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
+    drop(host);
+    head.path = prepared.upstream;
+    Ok(route)
+}
+
+fn underscores(head: &mut RequestHead, strategy: Underscores) -> Result<(), ProxyError> {
+    if strategy == Underscores::Keep {
+        return Ok(());
+    }
+    let named: Vec<_> = head.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    if strategy == Underscores::Reject && !named.is_empty() {
+        return Err(ProxyError::BadRequest("a field has an underscore in its name"));
+    }
+    for name in named {
+        head.headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Runs the links of a chain around the way to the service: in the order of the file on the way in, in
+/// reverse on the way out.
+pub async fn run_chain<'a>(
+    exchange: &mut Exchange<'a>,
+    chain: &'a [ChainLink],
+    service: &'a Service,
+    request: Request,
+) -> Response {
+    let (passed, outcome) = go_in(exchange, chain, service, request).await;
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(request) => match forward::forward(exchange, service, request).await {
+            Ok(response) => response,
+            Err(error) => {
+                exchange.note(&error);
+                respond::refusal(&error)
+            }
+        },
+    };
+    for entry in chain[..passed].iter().rev() {
+        if let Link::Edit(edit) = &entry.link {
+            edit.on_response(&exchange.links, &mut response.head);
+        }
+    }
+    response
+}
+
+/// The way in: how many links let the request through, and either an answer or the request for the service.
+async fn go_in<'a>(
+    exchange: &mut Exchange<'a>,
+    chain: &'a [ChainLink],
+    service: &'a Service,
+    mut request: Request,
+) -> (usize, Result<Response, Request>) {
+    for (passed, entry) in chain.iter().enumerate() {
+        match &entry.link {
+            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
+                Ok(flow) => {
+                    count(exchange, entry, edit, &flow);
+                    match flow {
+                        Flow::Next => {}
+                        Flow::NextAfter(wait) => {
+                            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
+                        }
+                        Flow::Answer(answer) => return (passed, Ok(*answer)),
+                    }
+                }
+                Err(error) => {
+                    if matches!(edit, Edit::RateLimit(_)) {
+                        exchange.core.metrics.limited(entry.label, LimitDecision::Refused);
+                    }
+                    exchange.note(&error);
+                    return (passed, Ok(respond::refusal(&error)));
+                }
+            },
+            Link::Around(Around::Retry(link)) => {
+                let rest = &chain[passed + 1..];
+                // The one place where a chain costs an allocation for a future.
+                let response = Box::pin(retry::run(exchange, link, rest, service, request)).await;
+                return (passed, Ok(response));
+            }
+        }
+    }
+    (chain.len(), Err(request))
+}
+
+fn count(exchange: &Exchange<'_>, entry: &ChainLink, edit: &Edit, flow: &Flow) {
+    if matches!(edit, Edit::RateLimit(_)) {
+        let decision = match flow {
+            Flow::NextAfter(_) => LimitDecision::Delayed,
+            Flow::Next | Flow::Answer(_) => LimitDecision::Allowed,
+        };
+        exchange.core.metrics.limited(entry.label, decision);
+    }
+}

@@ -1,0 +1,434 @@
+//! One client's connection from its first byte to its last: request after request.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode, Version};
+use smallvec::SmallVec;
+
+use crate::common::clock::{self, Millis};
+use crate::common::timer::{Slot, deadline};
+use crate::http::body::{Body, BodyError};
+use crate::http::error::{EndpointText, ProxyError};
+use crate::http::forwarded::Peer;
+use crate::http::h1::io::Io;
+use crate::http::h1::parse::ParsedRequest;
+use crate::http::h1::server::{Answer, Incoming, SendError, SendPatience, ServerConn};
+use crate::http::head::Response;
+use crate::middleware::LinkContext;
+use crate::proxy::core::Core;
+use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
+use crate::proxy::{respond, serve, tunnel};
+use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
+use crate::telemetry::access_log::End;
+use crate::telemetry::metrics::CloseReason;
+
+use super::listener::Admission;
+
+/// A client that has closed its side may still be waiting for its answer (`nc`), or be gone. It gets this
+/// long before what is done for it is given up.
+const HALF_CLOSE_GRACE: Millis = 1000;
+/// How long a client may take nothing of its answer, or send nothing of its body.
+const CLIENT_IDLE: Millis = 60_000;
+/// What is left of a request after its answer is read, so that the connection can be kept, up to here.
+const DRAIN_LIMIT: u64 = 64 * 1024;
+/// For that, and for what a client still sends while it is being told to stop.
+const LINGER: Millis = 1000;
+
+/// A socket on its way to its core.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Not blocking.
+    pub stream: std::net::TcpStream,
+    /// Where from.
+    pub peer: SocketAddr,
+    /// Through which listener.
+    pub listener: ListenerId,
+    /// Its place among the connections that are allowed; given back on drop.
+    pub admission: Admission,
+}
+
+/// What the outside tells a connection.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Drain {
+    /// Go on.
+    #[default]
+    No,
+    /// Say `Connection: close` with the next answer.
+    Announce,
+    /// End as soon as no request is being served.
+    Close,
+}
+
+/// Through which a connection is told.
+#[derive(Debug, Default)]
+pub struct Control {
+    drain: Cell<Drain>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Control {
+    /// Tells it; what was said before stays said.
+    pub fn drain(&self, drain: Drain) {
+        self.drain.set(self.drain.get().max(drain));
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
+    let Accepted { stream, peer, listener, admission } = accepted;
+    let Some(entry) = core.snapshot().entry_point(listener).cloned() else { return };
+    let label = entry.label;
+    drop(entry);
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be taken over");
+            return;
+        }
+    };
+    core.metrics.connection_opened(label);
+    let connection = Connection {
+        conn: ServerConn::new(Io::new(stream), core.timers.slot()),
+        slot: core.timers.slot(),
+        watch: core.timers.slot(),
+        peer: Peer::new(peer, false),
+        opened: clock::now(),
+        served: 0,
+        listener,
+        core: &core,
+        control: &control,
+    };
+    let reason = connection.serve().await;
+    core.metrics.connection_closed(label, reason);
+    drop(admission);
+}
+
+struct Connection<'a> {
+    conn: Rc<ServerConn>,
+    slot: Slot,
+    /// For the wait on a client that has closed its side.
+    watch: Slot,
+    peer: Peer,
+    opened: Millis,
+    served: u32,
+    listener: ListenerId,
+    core: &'a Rc<Core>,
+    control: &'a Control,
+}
+
+/// What becomes of the connection after an answer.
+enum Next {
+    Keep,
+    Close(CloseReason),
+}
+
+impl Connection<'_> {
+    async fn serve(mut self) -> CloseReason {
+        loop {
+            if let Err(reason) = self.wait().await {
+                return reason;
+            }
+            let snapshot = self.core.snapshot();
+            let Some(entry) = snapshot.entry_point(self.listener) else { return CloseReason::Drained };
+            let settings = &entry.settings;
+            let head_deadline = deadline(clock::now(), limit(settings.head_timeout));
+            let incoming = match self.slot.within(head_deadline, self.conn.read_head(&settings.head)).await {
+                Ok(incoming) => incoming,
+                Err(_) => Err(ProxyError::ClientHeadTimeout),
+            };
+            let parsed = match incoming {
+                Ok(Incoming::Closed) => return CloseReason::Client,
+                Ok(Incoming::Request(parsed)) => parsed,
+                Err(error) => return self.refuse(entry, &error).await,
+            };
+            self.served += 1;
+            match self.exchange(snapshot, *parsed).await {
+                Next::Keep => {}
+                Next::Close(reason) => return reason,
+            }
+        }
+    }
+
+    /// Waits for the first byte of a request, holding neither a buffer nor a configuration.
+    async fn wait(&self) -> Result<(), CloseReason> {
+        if self.conn.has_more() {
+            return Ok(());
+        }
+        let patience = {
+            let snapshot = self.core.snapshot();
+            let Some(entry) = snapshot.entry_point(self.listener) else { return Err(CloseReason::Drained) };
+            if self.served == 0 { entry.settings.head_timeout } else { entry.settings.idle_timeout }
+        };
+        let mut at = None;
+        let mut request = pin!(self.conn.wait_for_request());
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(result) = request.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(|_| CloseReason::Client));
+            }
+            if self.control.drain.get() == Drain::Close {
+                return Poll::Ready(Err(CloseReason::Drained));
+            }
+            match &mut *self.control.waker.borrow_mut() {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                waker => *waker = Some(cx.waker().clone()),
+            }
+            let at = *at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
+            self.slot.poll_at(cx, at).map(|()| Err(CloseReason::Idle))
+        })
+        .await;
+        if at.is_some() {
+            self.slot.clear();
+        }
+        result
+    }
+
+    async fn exchange(&self, snapshot: Rc<Arc<Snapshot>>, parsed: ParsedRequest) -> Next {
+        let core = self.core;
+        let entry =
+            snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
+        let settings = &entry.settings;
+        let ParsedRequest { head, keep_alive, expects_continue, upgrade, named, .. } = parsed;
+        let started = Instant::now();
+        let now = clock::to_millis(started);
+        let (method, version) = (head.method.clone(), head.version);
+        let logged = Logged::of(core, entry, &head);
+        let body_deadline = deadline(now, limit(settings.read_timeout));
+        let body = self.conn.request_body(body_deadline, CLIENT_IDLE);
+        let mut exchange = Exchange {
+            core,
+            entry,
+            conn: &self.conn,
+            peer: &self.peer,
+            slot: &self.slot,
+            links: LinkContext::new(self.peer.addr, self.peer.tls, started),
+            named,
+            upgrade: upgrade.filter(|protocol| may_switch_to(protocol.as_bytes())),
+            expects_continue,
+            route: None,
+            service: None,
+            deadline: Millis::MAX,
+            idle_timeout: 0,
+            attempts: 0,
+            attempt_limit: None,
+            tried: SmallVec::new(),
+            in_flight: None,
+            origin: None,
+            failure: None,
+        };
+        let served = self.unless_gone(serve::serve(&mut exchange, head, body)).await;
+        let mut response = match served {
+            Some(response) => response,
+            None => {
+                exchange.note(&ProxyError::ClientGone);
+                let response = respond::refusal(&ProxyError::ClientGone);
+                let ending =
+                    Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+                ending.finish(core, response.head.status, self.conn.counts().0, 0);
+                return Next::Close(CloseReason::Client);
+            }
+        };
+        let reason =
+            self.reason_to_close(keep_alive, settings.keep_alive_max_requests, settings.keep_alive_max_time);
+        let write_deadline = deadline(clock::now(), limit(settings.write_timeout));
+        let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
+        exchange.upgrade = switched.clone();
+        let endpoint = exchange.tried.last().map(|endpoint| endpoint.text());
+        let mut ending = Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+        // What the client has not sent and will hardly be asked for ends the connection.
+        let unread = !self.conn.request_is_done() && switched.is_none();
+        let close = reason.is_some() || (unread && self.conn.owes_continue());
+        let answer = Answer {
+            version,
+            head_only: method == Method::HEAD,
+            close,
+            date: &core.date(),
+            upgrade: switched.as_ref().map(http::HeaderValue::as_bytes),
+        };
+        // The configuration is let go of before what may be a long stream.
+        drop(snapshot);
+        let at = ending.deadline.min(write_deadline);
+        let sent = self.send(&mut response, answer, ending.idle_timeout, CLIENT_IDLE, at).await;
+        let status = response.head.status;
+        let next = match sent {
+            Ok(()) => {
+                if let Body::Tunnel(pod) = response.body {
+                    self.tunnel(pod, ending, status).await;
+                    return Next::Close(CloseReason::Answered);
+                }
+                None
+            }
+            Err(error) => {
+                let (error, reason) = send_failure(error, endpoint);
+                note_failure(core, &error);
+                ending.failure = Some(End::from(&error));
+                Some(reason)
+            }
+        };
+        let (bytes_in, bytes_out) = self.conn.counts();
+        ending.finish(core, status, bytes_in, bytes_out);
+        if let Some(reason) = next {
+            if version == Version::HTTP_10 {
+                // Without a length, only a reset tells the client that something is missing.
+                let _ = self.conn.io().tcp().set_zero_linger();
+            }
+            return Next::Close(reason);
+        }
+        if !self.conn.request_is_done() {
+            let until = clock::now() + LINGER;
+            let rest = self.slot.within(until, self.conn.drain(DRAIN_LIMIT)).await;
+            if close || rest != Ok(true) {
+                self.conn.linger(&self.slot, until).await;
+                return Next::Close(reason.unwrap_or(CloseReason::Answered));
+            }
+        }
+        match reason {
+            Some(reason) => {
+                if self.conn.has_more() {
+                    self.conn.linger(&self.slot, clock::now() + LINGER).await;
+                }
+                Next::Close(reason)
+            }
+            // A client of HTTP/1.0 got an answer without length.
+            None if version == Version::HTTP_10 && !keep_alive => Next::Close(CloseReason::Answered),
+            None => Next::Keep,
+        }
+    }
+
+    async fn send(
+        &self,
+        response: &mut Response,
+        answer: Answer<'_>,
+        body_idle: Millis,
+        client_idle: Millis,
+        at: Millis,
+    ) -> Result<(), SendError> {
+        let patience = SendPatience { body_idle, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
+        self.conn.send(&response.head, &mut response.body, answer, &self.slot, patience).await
+    }
+
+    /// Answers a head that cannot be served, and ends the connection.
+    async fn refuse(&self, entry: &Arc<EntryPoint>, error: &ProxyError) -> CloseReason {
+        note_failure(self.core, error);
+        if matches!(error, ProxyError::ClientGone) {
+            return CloseReason::Client;
+        }
+        let mut response = respond::refusal(error);
+        let date = self.core.date();
+        let answer =
+            Answer { version: Version::HTTP_11, head_only: false, close: true, date: &date, upgrade: None };
+        let started = Instant::now();
+        // An unreadable head names no method.
+        let method = Method::from_bytes(b"-").expect("a token");
+        // Whether it still gets out makes no difference to what follows.
+        let _ = self.send(&mut response, answer, 0, LINGER, clock::now() + LINGER).await;
+        let (bytes_in, bytes_out) = self.conn.counts();
+        Ending::of_refusal(self.core, entry, &self.peer, started, method, error).finish(
+            self.core,
+            response.head.status,
+            bytes_in,
+            bytes_out,
+        );
+        self.conn.linger(&self.slot, clock::now() + LINGER).await;
+        match error {
+            ProxyError::ClientHeadTimeout => CloseReason::Timeout,
+            _ => CloseReason::Malformed,
+        }
+    }
+
+    /// Runs `serving` unless the client goes away first.
+    async fn unless_gone<F: Future<Output = Response>>(&self, serving: F) -> Option<Response> {
+        let mut serving = pin!(serving);
+        let mut closed_at = None;
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(response) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            match self.conn.poll_gone(cx) {
+                Poll::Ready(true) => return Poll::Ready(None),
+                Poll::Ready(false) => closed_at = Some(clock::now()),
+                Poll::Pending => {}
+            }
+            match closed_at {
+                Some(at) => self.watch.poll_at(cx, at + HALF_CLOSE_GRACE).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        if closed_at.is_some() {
+            self.watch.clear();
+        }
+        result
+    }
+
+    fn reason_to_close(&self, keep_alive: bool, max_requests: u32, max_time: Millis) -> Option<CloseReason> {
+        if self.control.drain.get() != Drain::No {
+            Some(CloseReason::Drained)
+        } else if !keep_alive {
+            Some(CloseReason::Answered)
+        } else if (max_requests > 0 && self.served >= max_requests)
+            || (max_time > 0 && clock::now() >= self.opened + max_time)
+        {
+            Some(CloseReason::Aged)
+        } else {
+            None
+        }
+    }
+
+    async fn tunnel(
+        &self,
+        mut pod: Box<crate::http::h1::client::ClientConn>,
+        mut ending: Ending,
+        status: StatusCode,
+    ) {
+        let ahead = self.conn.take_buffered();
+        let behind = pod.take_buffered();
+        let idle = ending.idle_timeout;
+        let passed = tunnel::run(self.conn.io(), pod.io(), ahead, behind, &self.slot, idle).await;
+        if let tunnel::TunnelEnd::Idle = passed.end {
+            let error = ProxyError::IdleTimeout { endpoint: EndpointText::Name("tunnel".into()) };
+            note_failure(self.core, &error);
+            ending.failure = Some(End::from(&error));
+        }
+        let (bytes_in, bytes_out) = self.conn.counts();
+        ending.finish(self.core, status, bytes_in + passed.up, bytes_out + passed.down);
+    }
+}
+
+/// What the client, or the log, learns of an answer that broke off.
+fn send_failure(error: SendError, endpoint: Option<EndpointText>) -> (ProxyError, CloseReason) {
+    let endpoint = endpoint.unwrap_or_else(|| EndpointText::Name("-".into()));
+    match error {
+        SendError::Client(_) | SendError::ClientStalled => (ProxyError::ClientGone, CloseReason::Client),
+        SendError::Body(BodyError::Pod(what)) => {
+            (ProxyError::UpstreamBody { endpoint, what }, CloseReason::Upstream)
+        }
+        SendError::Body(BodyError::ClientGone) => (ProxyError::ClientGone, CloseReason::Client),
+        SendError::Body(BodyError::ClientMalformed(what)) => {
+            (ProxyError::ClientBody(what), CloseReason::Malformed)
+        }
+        SendError::Body(BodyError::ClientTimeout) => (ProxyError::ClientBodyTimeout, CloseReason::Timeout),
+        SendError::BodyStalled => (ProxyError::IdleTimeout { endpoint }, CloseReason::Upstream),
+        SendError::Deadline => (ProxyError::ExchangeTimeout, CloseReason::Timeout),
+    }
+}
+
+/// Protocols that could smuggle requests past us are not switched to; the request is served as it is.
+fn may_switch_to(protocol: &[u8]) -> bool {
+    let begins =
+        |with: &[u8]| protocol.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    !protocol.is_empty() && !begins(b"h2") && !begins(b"http") && !begins(b"tls")
+}
+
+fn limit(millis: Millis) -> Option<Duration> {
+    (millis != 0).then(|| Duration::from_millis(millis))
+}

@@ -1,0 +1,171 @@
+//! The cores: one thread with a runtime of its own for each, and the words they are told.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::connection::{self, Accepted, Control, Drain};
+use crate::proxy::core::{Core, Shared};
+use crate::snapshot::ListenerId;
+use crate::telemetry::metrics::Metrics;
+
+/// How often a core looks through its idle connections to pods.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What a core is told.
+enum Command {
+    /// A connection to serve.
+    Serve(Box<Accepted>),
+    /// There is a new configuration.
+    Adopt,
+    /// Connections of one listener, or all, shall end.
+    Drain(Option<ListenerId>, Drain),
+    /// Everything ends now.
+    Stop,
+}
+
+/// All cores.
+pub struct Cores {
+    handles: Box<[Handle]>,
+    /// Where the search for the least loaded begins, so that equals take turns.
+    next: AtomicUsize,
+}
+
+struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    live: Arc<AtomicUsize>,
+    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Cores {
+    /// Starts `count` cores.
+    ///
+    /// # Errors
+    /// No thread or runtime could be made.
+    pub fn start(count: usize, shared: &Arc<Shared>, metrics: &Metrics) -> io::Result<Arc<Self>> {
+        let handles = (0..count)
+            .map(|id| {
+                let (commands, received) = mpsc::unbounded_channel();
+                let live = Arc::new(AtomicUsize::new(0));
+                let shared = Arc::clone(shared);
+                let metrics = metrics.core();
+                let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                // A local runtime stays on the thread that made it; this one only shows that it can be made.
+                drop(runtime?);
+                let thread = std::thread::Builder::new().name(format!("core-{id}")).spawn(move || {
+                    let runtime =
+                        Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                    match runtime {
+                        Ok(runtime) => {
+                            runtime
+                                .block_on(async move { run(Core::new(id, shared, metrics), received).await });
+                        }
+                        Err(error) => tracing::error!(%error, core = id, "core has no runtime"),
+                    }
+                })?;
+                Ok(Handle { commands, live, thread: parking_lot::Mutex::new(Some(thread)) })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Arc::new(Self { handles, next: AtomicUsize::new(0) }))
+    }
+
+    /// Gives a connection to the core that has the fewest.
+    pub fn hand_out(&self, accepted: impl FnOnce(Arc<AtomicUsize>) -> Accepted) {
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let least = (0..self.handles.len())
+            .map(|offset| &self.handles[(start + offset) % self.handles.len()])
+            .min_by_key(|handle| handle.live.load(Ordering::Relaxed));
+        if let Some(handle) = least {
+            let accepted = accepted(Arc::clone(&handle.live));
+            // Fails only when the core has stopped, and then the connection may end with it.
+            let _ = handle.commands.send(Command::Serve(Box::new(accepted)));
+        }
+    }
+
+    /// Connections that are open on all cores.
+    pub fn live(&self) -> usize {
+        self.handles.iter().map(|handle| handle.live.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Tells every core that there is a new configuration.
+    pub fn adopt(&self) {
+        self.tell(|| Command::Adopt);
+    }
+
+    /// Tells connections of one listener, or all, to end.
+    pub fn drain(&self, listener: Option<ListenerId>, drain: Drain) {
+        self.tell(|| Command::Drain(listener, drain));
+    }
+
+    /// Ends everything at once, and waits for the threads.
+    pub fn stop(&self) {
+        self.tell(|| Command::Stop);
+        for handle in &self.handles {
+            if let Some(thread) = handle.thread.lock().take() {
+                // A core that panicked has said so already.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for handle in &self.handles {
+            // Fails only when the core has stopped.
+            let _ = handle.commands.send(command());
+        }
+    }
+}
+
+/// The connections of one core, to be told things.
+#[derive(Default)]
+struct Connections {
+    controls: RefCell<HashMap<u64, (ListenerId, Rc<Control>), foldhash::fast::RandomState>>,
+    next: Cell<u64>,
+}
+
+async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    spawn_local(Rc::clone(&core.timers).drive());
+    spawn_local(sweep(Rc::clone(&core)));
+    let connections = Rc::new(Connections::default());
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Serve(accepted) => {
+                let control = Rc::new(Control::default());
+                let id = connections.next.get();
+                connections.next.set(id + 1);
+                connections.controls.borrow_mut().insert(id, (accepted.listener, Rc::clone(&control)));
+                let (core, connections) = (Rc::clone(&core), Rc::clone(&connections));
+                spawn_local(async move {
+                    connection::run(core, *accepted, control).await;
+                    connections.controls.borrow_mut().remove(&id);
+                });
+            }
+            Command::Adopt => core.adopt(),
+            Command::Drain(listener, drain) => {
+                for (of, control) in connections.controls.borrow().values() {
+                    if listener.is_none_or(|listener| listener == *of) {
+                        control.drain(drain);
+                    }
+                }
+            }
+            Command::Stop => break,
+        }
+    }
+}
+
+async fn sweep(core: Rc<Core>) {
+    let mut interval = tokio::time::interval(SWEEP);
+    loop {
+        interval.tick().await;
+        core.pools.sweep();
+    }
+}

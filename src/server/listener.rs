@@ -1,0 +1,185 @@
+//! Listening sockets: bound before a document is taken, accepted from until it is replaced.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::connection::Accepted;
+use super::cores::Cores;
+use crate::config::entry_point::ListenAddress;
+use crate::snapshot::ListenerId;
+
+/// Connections that the kernel holds for us; the system caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections taken before other tasks of the control plane get a turn.
+const ACCEPT_BATCH: usize = 64;
+
+/// Binds an address.
+///
+/// # Errors
+/// What the system says; in use, not allowed, no such address.
+pub fn bind(address: ListenAddress, reuse_port: bool) -> io::Result<TcpListener> {
+    let wanted = address.socket_addr();
+    match bind_exactly(wanted, reuse_port) {
+        // No IPv6 on this host: all IPv4 addresses then.
+        Err(error)
+            if address.ip.is_none() && matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) =>
+        {
+            bind_exactly((Ipv4Addr::UNSPECIFIED, address.port).into(), reuse_port)
+        }
+        result => result,
+    }
+}
+
+const EAFNOSUPPORT: i32 = 97;
+const EADDRNOTAVAIL: i32 = 99;
+
+fn bind_exactly(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose old connections are still in TIME_WAIT can be bound again.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Lets another of our own sockets bind an address that overlaps this one's, for the moment in which one
+/// replaces the other.
+pub fn allow_overlap(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).set_reuse_port(true)
+}
+
+/// How many connections a listener has and may have.
+#[derive(Debug, Default)]
+pub struct Admissions {
+    open: AtomicU32,
+    /// 0: no limit.
+    pub max: AtomicU32,
+    /// For each client address; 0: no limit.
+    pub max_per_client: AtomicU32,
+    clients: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Admissions {
+    fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Ticket> {
+        let max = self.max.load(Ordering::Relaxed);
+        if self.open.fetch_add(1, Ordering::Relaxed) >= max && max > 0 {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut ticket = Ticket { admissions: Arc::clone(self), client: None };
+        let max_per_client = self.max_per_client.load(Ordering::Relaxed);
+        if max_per_client > 0 {
+            let mut clients = self.clients.lock();
+            let open = clients.entry(client).or_default();
+            if *open >= max_per_client {
+                return None;
+            }
+            *open += 1;
+            ticket.client = Some(client);
+        }
+        Some(ticket)
+    }
+}
+
+/// One place among a listener's connections.
+#[derive(Debug)]
+struct Ticket {
+    admissions: Arc<Admissions>,
+    client: Option<IpAddr>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admissions.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(client) = self.client {
+            let mut clients = self.admissions.clients.lock();
+            if let Some(open) = clients.get_mut(&client) {
+                *open -= 1;
+                if *open == 0 {
+                    clients.remove(&client);
+                }
+            }
+        }
+    }
+}
+
+/// A connection's place: with its listener, and on its core.
+#[derive(Debug)]
+pub struct Admission {
+    _ticket: Ticket,
+    live: Arc<AtomicUsize>,
+}
+
+impl Admission {
+    fn new(ticket: Ticket, live: Arc<AtomicUsize>) -> Self {
+        live.fetch_add(1, Ordering::Relaxed);
+        Self { _ticket: ticket, live }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts for ever and hands each connection to the least loaded core. Ends when it is aborted.
+///
+/// `refused` is called for each connection that a limit turns away.
+pub async fn accept(
+    listener: Arc<AsyncFd<TcpListener>>,
+    id: ListenerId,
+    admissions: Arc<Admissions>,
+    cores: Arc<Cores>,
+    refused: impl Fn(),
+) {
+    loop {
+        let mut accepted = 0;
+        let result = listener
+            .async_io(Interest::READABLE, |listener| {
+                while accepted < ACCEPT_BATCH {
+                    let (stream, peer) = listener.accept()?;
+                    accepted += 1;
+                    stream.set_nonblocking(true)?;
+                    match admissions.enter(peer.ip().to_canonical()) {
+                        Some(ticket) => {
+                            cores.hand_out(|live| Accepted {
+                                stream,
+                                peer,
+                                listener: id,
+                                admission: Admission::new(ticket, live),
+                            });
+                        }
+                        None => refused(),
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        match result {
+            Ok(()) => tokio::task::yield_now().await,
+            // The client was gone before we came.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted for the moment");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

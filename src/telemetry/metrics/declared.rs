@@ -1,0 +1,112 @@
+//! Every metric, declared once.
+
+/// What a metric's figures mean to Prometheus.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Only grows, until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric: `sluicegate_<what>_<unit>[_total]`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Metric {
+    /// As it stands on the page.
+    pub name: &'static str,
+    /// What its figures mean.
+    pub kind: Kind,
+    /// One sentence for people.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($const:ident = $kind:ident $name:literal $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $const: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };
+        )+
+
+        /// Every metric the proxy can show.
+        pub const ALL: &[Metric] = &[$($const,)+];
+    };
+}
+
+metrics! {
+    // --- exchanges ---------------------------------------------------------------------------
+    ENTRYPOINT_REQUESTS = Counter "sluicegate_entrypoint_requests_total" "Exchanges that ended, by entry point, status, method and protocol.";
+    ENTRYPOINT_DURATION = Histogram "sluicegate_entrypoint_request_duration_seconds" "From the first byte of the request head to the last byte of the response, by entry point.";
+    ENTRYPOINT_BYTES_IN = Counter "sluicegate_entrypoint_requests_bytes_total" "Bytes of request bodies, by entry point.";
+    ENTRYPOINT_BYTES_OUT = Counter "sluicegate_entrypoint_responses_bytes_total" "Bytes of response bodies, by entry point.";
+    ROUTER_REQUESTS = Counter "sluicegate_router_requests_total" "Exchanges that ended, by router, status, method and protocol.";
+    ROUTER_DURATION = Histogram "sluicegate_router_request_duration_seconds" "From the first byte of the request head to the last byte of the response, by router.";
+    ROUTER_BYTES_IN = Counter "sluicegate_router_requests_bytes_total" "Bytes of request bodies, by router.";
+    ROUTER_BYTES_OUT = Counter "sluicegate_router_responses_bytes_total" "Bytes of response bodies, by router.";
+    SERVICE_REQUESTS = Counter "sluicegate_service_requests_total" "Exchanges that ended, by service, status, method and protocol.";
+    SERVICE_DURATION = Histogram "sluicegate_service_request_duration_seconds" "From the first byte of the request head to the last byte of the response, by service.";
+    SERVICE_BYTES_IN = Counter "sluicegate_service_requests_bytes_total" "Bytes of request bodies, by service.";
+    SERVICE_BYTES_OUT = Counter "sluicegate_service_responses_bytes_total" "Bytes of response bodies, by service.";
+    REFUSALS = Counter "sluicegate_refusals_total" "Answers of the proxy's own and exchanges that it cut, by reason and by who has to mend it.";
+    TIMEOUTS = Counter "sluicegate_timeouts_total" "Deadlines that fired, by kind, whether or not another attempt followed.";
+    // --- connections -------------------------------------------------------------------------
+    CONNECTIONS_ACCEPTED = Counter "sluicegate_connections_accepted_total" "Client connections that came in, by entry point.";
+    CONNECTIONS_CLOSED = Counter "sluicegate_connections_closed_total" "Client connections that ended, by entry point and reason.";
+    CONNECTIONS_OPEN = Gauge "sluicegate_connections_open" "Client connections now, by entry point.";
+    // --- upstream ----------------------------------------------------------------------------
+    UPSTREAM_CONNECTS = Counter "sluicegate_upstream_connects_total" "How attempts came by their upstream connection, by service.";
+    UPSTREAM_IDLE = Gauge "sluicegate_upstream_idle_connections" "Upstream connections that wait in the pools, by service.";
+    RETRIES = Counter "sluicegate_service_retries_total" "Attempts beyond the first, by service and what made them necessary.";
+    RETRY_BUDGET_EXHAUSTED = Counter "sluicegate_retry_budget_exhausted_total" "Retries that were not made because the budget was spent, by service.";
+    NON_IDEMPOTENT_LOST = Counter "sluicegate_non_idempotent_lost_total" "Written requests that lost their connection and could not be repeated safely, by service.";
+    ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    // --- policy ------------------------------------------------------------------------------
+    LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
+    // --- configuration -----------------------------------------------------------------------
+    CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted.";
+    CONFIG_LAST_SUCCESS = Gauge "sluicegate_config_last_reload_success_timestamp_seconds" "When a document was last accepted, in seconds since 1970.";
+    CONFIG_LAST_OK = Gauge "sluicegate_config_last_reload_successful" "Whether the newest document was accepted (1) or refused (0).";
+    CONFIG_GENERATION = Gauge "sluicegate_config_generation" "Number of the running configuration; grows by one with each accepted document.";
+    CONFIG_INFO = Gauge "sluicegate_config_info" "Always 1; the label is the hash of the running configuration.";
+    CONFIG_DISABLED_ITEMS = Gauge "sluicegate_config_disabled_items" "Items left out of the running configuration because of their problems.";
+    // --- the proxy itself --------------------------------------------------------------------
+    ACCESS_LOG_LINES = Counter "sluicegate_access_log_lines_total" "Lines of the access log, by whether they were written, dropped from a full queue, or lost to a failed write.";
+    BUILD_INFO = Gauge "sluicegate_build_info" "Always 1; the label is the version.";
+    CORES = Gauge "sluicegate_cores" "Data plane cores.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" "User and system time spent, in seconds.";
+    PROCESS_RSS = Gauge "process_resident_memory_bytes" "Resident memory in bytes.";
+    PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" "Virtual memory in bytes.";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" "Open file descriptors.";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" "File descriptors that may be open.";
+    PROCESS_THREADS = Gauge "process_threads" "Threads.";
+    PROCESS_START = Gauge "process_start_time_seconds" "When the process began, in seconds since 1970.";
+    // --- Traefik's names, on request ---------------------------------------------------------
+    TRAEFIK_ENTRYPOINT_REQUESTS = Counter "traefik_entrypoint_requests_total" "As sluicegate_entrypoint_requests_total.";
+    TRAEFIK_ENTRYPOINT_DURATION = Histogram "traefik_entrypoint_request_duration_seconds" "As sluicegate_entrypoint_request_duration_seconds.";
+    TRAEFIK_ENTRYPOINT_BYTES_IN = Counter "traefik_entrypoint_requests_bytes_total" "As sluicegate_entrypoint_requests_bytes_total.";
+    TRAEFIK_ENTRYPOINT_BYTES_OUT = Counter "traefik_entrypoint_responses_bytes_total" "As sluicegate_entrypoint_responses_bytes_total.";
+    TRAEFIK_ROUTER_REQUESTS = Counter "traefik_router_requests_total" "As sluicegate_router_requests_total.";
+    TRAEFIK_ROUTER_DURATION = Histogram "traefik_router_request_duration_seconds" "As sluicegate_router_request_duration_seconds.";
+    TRAEFIK_ROUTER_BYTES_IN = Counter "traefik_router_requests_bytes_total" "As sluicegate_router_requests_bytes_total.";
+    TRAEFIK_ROUTER_BYTES_OUT = Counter "traefik_router_responses_bytes_total" "As sluicegate_router_responses_bytes_total.";
+    TRAEFIK_SERVICE_REQUESTS = Counter "traefik_service_requests_total" "As sluicegate_service_requests_total.";
+    TRAEFIK_SERVICE_DURATION = Histogram "traefik_service_request_duration_seconds" "As sluicegate_service_request_duration_seconds.";
+    TRAEFIK_SERVICE_BYTES_IN = Counter "traefik_service_requests_bytes_total" "As sluicegate_service_requests_bytes_total.";
+    TRAEFIK_SERVICE_BYTES_OUT = Counter "traefik_service_responses_bytes_total" "As sluicegate_service_responses_bytes_total.";
+    TRAEFIK_OPEN_CONNECTIONS = Gauge "traefik_open_connections" "As sluicegate_connections_open.";
+    TRAEFIK_RETRIES = Counter "traefik_service_retries_total" "As sluicegate_service_retries_total, without the reason.";
+    TRAEFIK_SERVER_UP = Gauge "traefik_service_server_up" "As sluicegate_service_endpoint_up.";
+    TRAEFIK_CONFIG_RELOADS = Counter "traefik_config_reloads_total" "Documents accepted.";
+    TRAEFIK_CONFIG_LAST_SUCCESS = Gauge "traefik_config_last_reload_success" "As sluicegate_config_last_reload_success_timestamp_seconds.";
+}

@@ -1,0 +1,239 @@
+//! The closed sets that label values come from, and the indices that stand for configured names.
+
+use http::Method;
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident => $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[repr(u8)]
+        pub enum $type {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $type {
+            /// Every value, in the order of its number.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The word on the page.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// A request's method; those outside RFC 9110 and RFC 5789 are one, as clients can make up any number.
+    MethodLabel {
+        /// GET
+        Get => "GET",
+        /// HEAD
+        Head => "HEAD",
+        /// POST
+        Post => "POST",
+        /// PUT
+        Put => "PUT",
+        /// PATCH
+        Patch => "PATCH",
+        /// DELETE
+        Delete => "DELETE",
+        /// OPTIONS
+        Options => "OPTIONS",
+        /// CONNECT
+        Connect => "CONNECT",
+        /// TRACE
+        Trace => "TRACE",
+        /// Any other; Traefik's word for it.
+        Extension => "EXTENSION_METHOD",
+    }
+}
+
+impl MethodLabel {
+    /// The label of a method.
+    pub fn of(method: &Method) -> Self {
+        match *method {
+            Method::GET => Self::Get,
+            Method::HEAD => Self::Head,
+            Method::POST => Self::Post,
+            Method::PUT => Self::Put,
+            Method::PATCH => Self::Patch,
+            Method::DELETE => Self::Delete,
+            Method::OPTIONS => Self::Options,
+            Method::CONNECT => Self::Connect,
+            Method::TRACE => Self::Trace,
+            _ => Self::Extension,
+        }
+    }
+}
+
+labels! {
+    /// What an exchange carried, in Traefik's words.
+    Protocol {
+        /// A plain exchange.
+        Http => "http",
+        /// An upgrade to WebSocket.
+        WebSocket => "websocket",
+        /// A response of `text/event-stream`.
+        Sse => "sse",
+        /// A request of `application/grpc`.
+        Grpc => "grpc",
+        /// A request of `application/grpc-web`.
+        GrpcWeb => "grpc-web",
+    }
+}
+
+labels! {
+    /// Why a client's connection ended.
+    CloseReason {
+        /// The client closed it, or asked for that with `Connection: close`.
+        Client => "client",
+        /// The proxy closed it after its answer: an error that leaves the framing unsure, or an HTTP/1.0 client.
+        Answered => "answered",
+        /// No next request within the keep-alive time.
+        Idle => "idle",
+        /// A head or body did not come in time.
+        Timeout => "timeout",
+        /// The entry point's limit on requests or age of a connection.
+        Aged => "aged",
+        /// The bytes were not HTTP.
+        Malformed => "malformed",
+        /// The listener drains: shutdown, or a reload that took the entry point away.
+        Drained => "drained",
+        /// Still busy when the grace period ended.
+        Cut => "cut",
+        /// Refused on arrival: a limit on connections.
+        Refused => "refused",
+        /// Reading or writing failed.
+        Failed => "failed",
+        /// The upstream's side ended it: a cut response, or the end of a tunnel.
+        Upstream => "upstream",
+    }
+}
+
+labels! {
+    /// How an attempt came by its upstream connection.
+    ConnectOutcome {
+        /// From the pool.
+        Reused => "reused",
+        /// Newly opened.
+        Opened => "opened",
+        /// Could not be opened.
+        Failed => "failed",
+        /// Not open within `dialTimeout`.
+        TimedOut => "timed_out",
+    }
+}
+
+labels! {
+    /// What made another attempt necessary.
+    RetryReason {
+        /// The pooled connection was dead before the request was written.
+        Stale => "stale_connection",
+        /// Connecting failed.
+        Connect => "connect_failed",
+        /// Connecting took too long.
+        ConnectTimeout => "connect_timeout",
+        /// The connection ended before a response.
+        Closed => "upstream_closed",
+        /// No response head in time.
+        ResponseHeaderTimeout => "response_header_timeout",
+        /// A response that is not HTTP.
+        BadResponse => "bad_response",
+        /// A status that the `retry` middleware repeats.
+        Status => "status",
+    }
+}
+
+labels! {
+    /// What a limiter said.
+    LimitDecision {
+        /// Goes on at once.
+        Allowed => "allowed",
+        /// Goes on after a pause.
+        Delayed => "delayed",
+        /// Ends with 429.
+        Refused => "refused",
+    }
+}
+
+labels! {
+    /// Which deadline fired.
+    TimeoutKind {
+        /// `dialTimeout`.
+        Connect => "connect",
+        /// `responseHeaderTimeout`.
+        ResponseHeader => "response_header",
+        /// No byte either way.
+        Idle => "idle",
+        /// The request's head.
+        ClientHead => "client_head",
+        /// The request's body.
+        ClientBody => "client_body",
+        /// The whole exchange.
+        Exchange => "exchange",
+    }
+}
+
+macro_rules! index {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        ///
+        /// Good for the life of the [`Metrics`](super::Metrics) that gave it; the same names get the same one again.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub struct $type(pub(super) u32);
+    };
+}
+
+index! {
+    /// Stands for entry point, router and service of an exchange.
+    Series
+}
+index! {
+    /// Stands for an entry point.
+    EntryPointLabel
+}
+index! {
+    /// Stands for a service.
+    ServiceLabel
+}
+index! {
+    /// Stands for a middleware.
+    MiddlewareLabel
+}
+
+/// The labels of one exchange.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ExchangeKey {
+    /// Resolved when the route was compiled.
+    pub series: Series,
+    /// What the client got; at most 999.
+    pub status: u16,
+    /// Of the request.
+    pub method: MethodLabel,
+    /// What it carried.
+    pub protocol: Protocol,
+}
+
+impl ExchangeKey {
+    /// All labels in one word, which hashes in a few instructions.
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.series.0) << 32
+            | u64::from(self.status) << 16
+            | u64::from(self.method as u8) << 8
+            | u64::from(self.protocol as u8)
+    }
+
+    /// What [`Self::pack`] made a word of.
+    pub(super) fn unpack(packed: u64) -> Self {
+        let [_, _, _, _, status_high, status_low, method, protocol] = packed.to_be_bytes();
+        Self {
+            series: Series((packed >> 32) as u32),
+            status: u16::from_be_bytes([status_high, status_low]),
+            method: MethodLabel::ALL.get(usize::from(method)).copied().unwrap_or(MethodLabel::Extension),
+            protocol: Protocol::ALL.get(usize::from(protocol)).copied().unwrap_or(Protocol::Http),
+        }
+    }
+}
