@@ -190,3 +190,137 @@ fn mask(addr: Ipv6Addr, prefix: NonZeroU8) -> Ipv6Addr {
     // The shift is below 128, because the prefix is not 0.
     Ipv6Addr::from(u128::from(addr) >> host_bits << host_bits)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(ranges: &[&str]) -> IpSet {
+        IpSet::new(ranges.iter().map(|text| parse_range(text).expect("a range")))
+    }
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn found(strategy: &IpStrategy, lines: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(X_FORWARDED_FOR, HeaderValue::try_from(*line).expect("a value"));
+        }
+        match strategy.find(addr("192.0.2.9"), &headers) {
+            Found::Addr(addr) => addr.to_string(),
+            Found::Text(text) => format!("text {text}"),
+            Found::Nothing => "nothing".to_owned(),
+        }
+    }
+
+    fn depth(depth: usize) -> IpStrategy {
+        IpStrategy::depth(NonZeroUsize::new(depth).expect("not zero"))
+    }
+
+    #[test]
+    fn ranges_have_their_ends_and_nothing_beyond() {
+        let set = set(&["10.0.0.0/8", "10.1.0.0/16", "192.168.1.7", "2001:db8::/32", "0.0.0.0/32"]);
+        for text in
+            ["10.0.0.0", "10.255.255.255", "192.168.1.7", "2001:db8:ffff::1", "::ffff:10.0.0.1", "0.0.0.0"]
+        {
+            assert!(set.contains(addr(text)), "{text}");
+        }
+        for text in
+            ["9.255.255.255", "11.0.0.0", "192.168.1.6", "192.168.1.8", "2001:db9::", "::1", "0.0.0.1"]
+        {
+            assert!(!set.contains(addr(text)), "{text}");
+        }
+        assert!(IpSet::default().is_empty() && !IpSet::default().contains(addr("::")));
+    }
+
+    #[test]
+    fn ranges_are_read_as_people_write_them() {
+        for (text, expected) in [
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("2001:db8::1", "2001:db8::1/128"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(parse_range(text).map(|net| net.to_string()).as_deref(), Ok(expected), "{text}");
+        }
+        for text in ["", "10.0.0", "10.0.0.0/33", "10.0.0.1-10.0.0.5", "localhost", "::/129", "10.0.0.1/"] {
+            assert!(parse_range(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_believed_and_not_the_field() {
+        assert_eq!(found(&IpStrategy::peer(), &["1.1.1.1"]), "192.0.2.9");
+    }
+
+    #[test]
+    fn depth_counts_from_the_right_over_all_lines() {
+        let lines = ["1.1.1.1, 2.2.2.2", "3.3.3.3:8080"];
+        assert_eq!(found(&depth(1), &lines), "3.3.3.3");
+        assert_eq!(found(&depth(2), &lines), "2.2.2.2");
+        assert_eq!(found(&depth(3), &lines), "1.1.1.1");
+        assert_eq!(found(&depth(4), &lines), "nothing");
+        assert_eq!(found(&depth(1), &[]), "nothing");
+    }
+
+    #[test]
+    fn entries_are_read_without_port_and_zone() {
+        for (entry, expected) in [
+            ("1.1.1.1", "1.1.1.1"),
+            (" 1.1.1.1:80 ", "1.1.1.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("[2001:db8::1]", "text [2001:db8::1]"),
+            ("unknown", "text unknown"),
+            ("1.1.1", "text 1.1.1"),
+            ("", "nothing"),
+        ] {
+            assert_eq!(found(&depth(1), &[entry]), expected, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn excluded_addresses_and_gaps_are_skipped_from_the_right() {
+        let strategy = IpStrategy::excluding(set(&["10.0.0.0/8"]));
+        assert_eq!(found(&strategy, &["1.1.1.1, 2.2.2.2, 10.0.0.1", "10.0.0.2, ,"]), "2.2.2.2");
+        assert_eq!(found(&strategy, &["1.1.1.1, x, 10.0.0.1"]), "text x");
+        assert_eq!(found(&strategy, &["10.0.0.1"]), "nothing");
+        assert_eq!(found(&strategy, &[]), "nothing");
+    }
+
+    #[test]
+    fn a_prefix_masks_ipv6_and_leaves_ipv4() {
+        let by = |bits| depth(1).ipv6_prefix(NonZeroU8::new(bits));
+        assert_eq!(found(&by(64), &["2001:db8:1:2:3:4:5:6"]), "2001:db8:1:2::");
+        assert_eq!(found(&by(1), &["ffff::1"]), "8000::");
+        assert_eq!(found(&by(128), &["2001:db8::1"]), "2001:db8::1");
+        assert_eq!(found(&by(64), &["1.2.3.4"]), "1.2.3.4");
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_has_what_one_of_its_ranges_has(
+            ranges in prop::collection::vec((any::<u32>(), 0..=32_u8), 0..20), probes in prop::collection::vec(any::<u32>(), 20),
+        ) {
+            let nets: Vec<IpNet> = ranges
+                .iter()
+                .map(|(addr, bits)| IpNet::new(IpAddr::from(addr.to_be_bytes()), *bits).expect("a prefix").trunc())
+                .collect();
+            let set = IpSet::new(nets.iter().copied());
+            let ends = nets.iter().flat_map(|net| [net.network(), net.broadcast()]);
+            for addr in probes.into_iter().map(|addr| IpAddr::from(addr.to_be_bytes())).chain(ends) {
+                prop_assert_eq!(set.contains(addr), nets.iter().any(|net| net.contains(&addr)), "{}", addr);
+            }
+        }
+    }
+}

@@ -184,3 +184,143 @@ impl Shard {
         evicted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limit::Part;
+
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn quota(average: u64, burst: u64) -> Quota {
+        let not_zero = |number| NonZeroU64::new(number).expect("not zero");
+        Quota::new(not_zero(average), Duration::from_secs(1), not_zero(burst)).without_delay()
+    }
+
+    fn key(number: usize) -> LimitKey {
+        LimitKey::of(&[Part::Bytes(&number.to_le_bytes())])
+    }
+
+    fn keys(number: usize) -> NonZeroUsize {
+        NonZeroUsize::new(number).expect("not zero")
+    }
+
+    fn admits(store: &Store, key: LimitKey, quota: &Quota, max_keys: usize, now: Nanos) -> bool {
+        store.admit(key, quota, 1, keys(max_keys), now) == Verdict::Admit
+    }
+
+    #[test]
+    fn keys_have_their_own_buckets() {
+        let (store, quota) = (Store::new(), quota(1, 2));
+        for number in 0..100 {
+            assert!(admits(&store, key(number), &quota, 1_000, 0));
+            assert!(admits(&store, key(number), &quota, 1_000, 0));
+            assert!(!admits(&store, key(number), &quota, 1_000, 0));
+        }
+        let counts = store.counts();
+        assert_eq!((counts.admitted, counts.refused, counts.keys), (200, 100, 100));
+    }
+
+    #[test]
+    fn a_million_keys_stay_within_the_bound_and_each_first_request_passes() {
+        let (store, quota) = (Store::new(), quota(1, 2));
+        let most = 1_024_usize.next_multiple_of(shard_count());
+        for number in 0..1_000_000 {
+            assert!(admits(&store, key(number), &quota, 1_024, number as u64), "{number}");
+        }
+        assert!(store.counts().keys <= most as u64, "{:?}", store.counts());
+    }
+
+    #[test]
+    fn a_client_cannot_wash_its_debt_away_with_new_keys() {
+        let (store, quota) = (Store::new(), quota(1, 5));
+        let culprit = key(usize::MAX);
+        while admits(&store, culprit, &quota, 1_024, 0) {}
+        for number in 0..3_000 {
+            admits(&store, key(number), &quota, 1_024, 0);
+        }
+        assert!(store.counts().evicted > 1_900);
+        assert!(!admits(&store, culprit, &quota, 1_024, 0));
+    }
+
+    #[test]
+    fn whoever_was_pushed_out_by_deeper_debts_gains_one_request_and_no_burst() {
+        let (store, quota) = (Store::new(), quota(1, 5));
+        let culprit = key(usize::MAX);
+        while admits(&store, culprit, &quota, 1_024, 0) {}
+        // Later and just as deep in debt, so theirs is paid later: the culprit goes first.
+        for number in 0..20_000 {
+            while admits(&store, key(number), &quota, 1_024, 1) {}
+        }
+        let again = (0..10).filter(|_| admits(&store, culprit, &quota, 1_024, 1)).count();
+        assert_eq!(again, 1);
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_make_room_without_being_missed() {
+        let (store, quota) = (Store::new(), quota(1, 5));
+        for number in 0..1_000 {
+            admits(&store, key(number), &quota, 4_096, 0);
+        }
+        for number in 1_000..2_000 {
+            admits(&store, key(number), &quota, 4_096, 2 * SECOND);
+        }
+        let counts = store.counts();
+        assert_eq!(counts.evicted, 0);
+        assert!((1_000..1_100).contains(&counts.keys), "{counts:?}");
+    }
+
+    #[test]
+    fn a_lowered_bound_is_reached_by_and_by() {
+        let (store, quota) = (Store::new(), quota(1, 5));
+        for number in 0..4_096 {
+            admits(&store, key(number), &quota, 8_192, 0);
+        }
+        for number in 4_096..12_000 {
+            admits(&store, key(number), &quota, 256, 0);
+        }
+        assert!(
+            store.counts().keys <= 256_usize.next_multiple_of(shard_count()) as u64,
+            "{:?}",
+            store.counts()
+        );
+    }
+
+    #[test]
+    fn a_request_that_never_fits_leaves_no_bucket() {
+        let (store, quota) = (Store::new(), quota(1, 5));
+        assert_eq!(store.admit(key(1), &quota, 6, keys(10), 0), Verdict::Refuse { retry_after: None });
+        assert_eq!(store.counts().keys, 0);
+    }
+
+    #[test]
+    fn threads_together_get_the_burst_and_what_time_brings() {
+        const REQUESTS: u64 = 50_000;
+        let (store, quota) = (Store::new(), quota(1_000_000, 100));
+        let (clock, admitted) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..REQUESTS {
+                        // A token takes 1,000 ns: ten times as many ask as may pass.
+                        let now = clock.fetch_add(100, Ordering::Relaxed);
+                        if admits(&store, key(7), &quota, 1_024, now) {
+                            admitted.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let (admitted, time) = (admitted.into_inner(), clock.into_inner());
+        let most = 100 + time / 1_000;
+        assert!(admitted <= most, "{admitted} of at most {most}");
+        // Clocks that were read early and used late may cost a token here and there, not more.
+        assert!(admitted + 4 >= most - 1, "{admitted} of {most}: somebody below the limit was refused");
+        let counts = store.counts();
+        assert_eq!((counts.admitted, counts.admitted + counts.refused), (admitted, 4 * REQUESTS));
+    }
+}

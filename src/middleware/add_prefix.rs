@@ -62,3 +62,30 @@ impl AddPrefix {
         Flow::Next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::middleware::testing::{context, edit, problems, request};
+
+    #[test]
+    fn the_prefix_stands_in_front_and_the_rest_stays_byte_for_byte() {
+        for (prefix, path, expected) in [
+            ("/a", "/", "/a/"),
+            ("/a", "/x%2Fy", "/a/x%2Fy"),
+            ("/p q/\u{e9}", "/x", "/p%20q/%C3%A9/x"),
+            ("/a", "*", "*"),
+        ] {
+            let mut head = request(path, &[]);
+            let link = edit("addPrefix", &format!("{{prefix: '{prefix}'}}"));
+            link.on_request(&mut context(), &mut head).expect("no refusal");
+            assert_eq!(head.path.as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_prefix_without_its_slash_is_a_problem() {
+        for options in ["{}", "{prefix: api}"] {
+            assert_eq!(problems("addPrefix", options).errors(), ["addPrefix.prefix"]);
+        }
+    }
+}

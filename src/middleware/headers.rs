@@ -495,6 +495,7 @@ impl Cors {
         let fixed = [
             (ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers),
             (ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods),
+            (ACCESS_CONTROL_EXPOSE_HEADERS, &self.expose_headers),
             (ACCESS_CONTROL_MAX_AGE, &self.max_age),
         ];
         for (name, value) in fixed {
@@ -572,4 +573,269 @@ fn bad_host() -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::Edit;
+    use crate::middleware::testing::{Compiled, context, edit, problems, request, response};
+
+    fn run(link: &Edit, context: &mut LinkContext, head: &mut RequestHead) -> ResponseHead {
+        let flow = link.on_request(context, head).expect("no refusal");
+        assert!(matches!(flow, Flow::Next), "{flow:?}");
+        let mut head = response(&[("Server", "pod"), ("Access-Control-Allow-Origin", "pod")]);
+        link.on_response(context, &mut head);
+        head
+    }
+
+    fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+        headers.get(name).map(|value| value.to_str().expect("ASCII"))
+    }
+
+    #[test]
+    fn request_fields_are_set_replaced_and_removed() {
+        let link =
+            edit("headers", "{customRequestHeaders: {X-New: a, X-Old: b, X-Gone: '', Host: other.test}}");
+        let mut head = request("/", &[("X-Old", "1"), ("X-Old", "2"), ("X-Gone", "1")]);
+        run(&link, &mut context(), &mut head);
+        assert_eq!(text(&head.headers, "x-new"), Some("a"));
+        assert_eq!(head.headers.get_all("x-old").iter().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(text(&head.headers, "x-gone"), None);
+        assert_eq!(head.authority.as_str(), "other.test");
+        assert_eq!(text(&head.headers, "host"), None, "Host never stands among the fields");
+    }
+
+    #[test]
+    fn the_host_cannot_be_removed() {
+        let link = edit("headers", "{customRequestHeaders: {Host: ''}}");
+        let mut head = request("/", &[]);
+        run(&link, &mut context(), &mut head);
+        assert_eq!(head.authority.as_str(), "a.test");
+    }
+
+    #[test]
+    fn forwarded_for_is_removed_for_good_until_a_later_link_sets_it() {
+        let remove = edit("headers", "{customRequestHeaders: {x-forwarded-for: ''}}");
+        let set = edit("headers", "{customRequestHeaders: {X-Forwarded-For: 1.2.3.4}}");
+        let mut context = context();
+        let mut head = request("/", &[("X-Forwarded-For", "9.9.9.9")]);
+        run(&remove, &mut context, &mut head);
+        assert!(context.drop_forwarded_for);
+        assert_eq!(text(&head.headers, "x-forwarded-for"), None);
+        run(&set, &mut context, &mut head);
+        assert!(!context.drop_forwarded_for);
+        assert_eq!(text(&head.headers, "x-forwarded-for"), Some("1.2.3.4"));
+    }
+
+    #[test]
+    fn response_fields_are_set_and_removed_and_beat_the_security_fields() {
+        let link = edit(
+            "headers",
+            "{customResponseHeaders: {Server: '', X-Frame-Options: mine}, frameDeny: true, contentTypeNosniff: true}",
+        );
+        let head = run(&link, &mut context(), &mut request("/", &[]));
+        assert_eq!(text(&head.headers, "server"), None);
+        assert_eq!(text(&head.headers, "x-frame-options"), Some("mine"));
+        assert_eq!(text(&head.headers, "x-content-type-options"), Some("nosniff"));
+    }
+
+    #[test]
+    fn security_fields_have_their_usual_values_and_custom_ones_win() {
+        let link = edit(
+            "headers",
+            "{frameDeny: true, browserXssFilter: true, contentSecurityPolicy: a, \
+             contentSecurityPolicyReportOnly: b, referrerPolicy: c, permissionsPolicy: d, isDevelopment: true}",
+        );
+        let head = run(&link, &mut context(), &mut request("/", &[]));
+        for (name, value) in [
+            ("x-frame-options", "DENY"),
+            ("x-xss-protection", "1; mode=block"),
+            ("content-security-policy", "a"),
+            ("content-security-policy-report-only", "b"),
+            ("referrer-policy", "c"),
+            ("permissions-policy", "d"),
+        ] {
+            assert_eq!(text(&head.headers, name), Some(value));
+        }
+        let link = edit(
+            "headers",
+            "{frameDeny: true, customFrameOptionsValue: SAMEORIGIN, browserXssFilter: true, customBrowserXSSValue: '0'}",
+        );
+        let head = run(&link, &mut context(), &mut request("/", &[]));
+        assert_eq!(text(&head.headers, "x-frame-options"), Some("SAMEORIGIN"));
+        assert_eq!(text(&head.headers, "x-xss-protection"), Some("0"));
+    }
+
+    #[test]
+    fn transport_security_is_sent_over_tls_or_behind_a_proxy_that_says_so_or_when_forced() {
+        const NAME: &str = "strict-transport-security";
+        let options = "stsSeconds: 10, stsIncludeSubdomains: true, stsPreload: true";
+        let plain = edit("headers", &format!("{{{options}}}"));
+        let by_proxy =
+            edit("headers", &format!("{{{options}, sslProxyHeaders: {{X-Forwarded-Proto: https}}}}"));
+        let forced = edit("headers", &format!("{{{options}, forceSTSHeader: true}}"));
+        let development =
+            edit("headers", &format!("{{{options}, forceSTSHeader: true, isDevelopment: true}}"));
+        let value = Some("max-age=10; includeSubDomains; preload");
+
+        let https = [("X-Forwarded-Proto", "https")];
+        let mut tls = context();
+        tls.tls = true;
+        assert_eq!(text(&run(&plain, &mut tls, &mut request("/", &[])).headers, NAME), value);
+        assert_eq!(text(&run(&plain, &mut context(), &mut request("/", &https)).headers, NAME), None);
+        assert_eq!(text(&run(&by_proxy, &mut context(), &mut request("/", &https)).headers, NAME), value);
+        assert_eq!(text(&run(&by_proxy, &mut context(), &mut request("/", &[])).headers, NAME), None);
+        assert_eq!(text(&run(&forced, &mut context(), &mut request("/", &[])).headers, NAME), value);
+        assert_eq!(text(&run(&development, &mut tls, &mut request("/", &[])).headers, NAME), None);
+    }
+
+    fn preflight(link: &Edit, origin: &str) -> HeaderMap {
+        let mut head = request("/", &[("Origin", origin), ("Access-Control-Request-Method", "PUT")]);
+        head.method = Method::OPTIONS;
+        match link.on_request(&mut context(), &mut head) {
+            Ok(Flow::Answer(answer)) => {
+                assert_eq!(answer.head.status, StatusCode::OK);
+                assert!(matches!(answer.body, Body::Empty));
+                answer.head.headers
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_preflight_is_answered_even_for_a_wrong_origin() {
+        let link = edit(
+            "headers",
+            "{accessControlAllowOriginList: ['https://a.test'], accessControlAllowMethods: [GET, PUT], \
+             accessControlAllowHeaders: [X-A, X-B], accessControlMaxAge: 0, accessControlExposeHeaders: [X-C]}",
+        );
+        let headers = preflight(&link, "https://a.test");
+        assert_eq!(text(&headers, "access-control-allow-origin"), Some("https://a.test"));
+        assert_eq!(text(&headers, "access-control-allow-methods"), Some("GET,PUT"));
+        assert_eq!(text(&headers, "access-control-allow-headers"), Some("X-A,X-B"));
+        assert_eq!(text(&headers, "access-control-expose-headers"), Some("X-C"));
+        assert_eq!(text(&headers, "access-control-max-age"), Some("0"));
+        for wrong in ["https://A.test", "https://a.test.evil"] {
+            let headers = preflight(&link, wrong);
+            assert_eq!(text(&headers, "access-control-allow-origin"), None, "{wrong}");
+            assert_eq!(text(&headers, "access-control-allow-methods"), Some("GET,PUT"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_preflight_goes_on() {
+        let link = edit("headers", "{accessControlAllowOriginList: ['*']}");
+        for fields in [&[("Origin", "o")][..], &[("Access-Control-Request-Method", "PUT")]] {
+            let mut head = request("/", fields);
+            head.method = Method::OPTIONS;
+            run(&link, &mut context(), &mut head);
+        }
+        let mut head = request("/", &[("Origin", "o"), ("Access-Control-Request-Method", "PUT")]);
+        run(&link, &mut context(), &mut head);
+        // Without any CORS key, a preflight is the pod's business.
+        let link = edit("headers", "{frameDeny: true}");
+        head.method = Method::OPTIONS;
+        run(&link, &mut context(), &mut head);
+    }
+
+    #[test]
+    fn any_origin_is_a_star_but_with_credentials_the_origin_itself() {
+        const NAME: &str = "access-control-allow-origin";
+        let star = edit("headers", "{accessControlAllowOriginList: ['*']}");
+        let credentials =
+            edit("headers", "{accessControlAllowOriginList: ['*'], accessControlAllowCredentials: true}");
+        let origin = [("Origin", "https://o.test")];
+        assert_eq!(text(&run(&star, &mut context(), &mut request("/", &origin)).headers, NAME), Some("*"));
+        assert_eq!(text(&run(&star, &mut context(), &mut request("/", &[])).headers, NAME), Some("*"));
+        let head = run(&credentials, &mut context(), &mut request("/", &origin));
+        assert_eq!(text(&head.headers, NAME), Some("https://o.test"));
+        assert_eq!(text(&head.headers, "access-control-allow-credentials"), Some("true"));
+        assert_eq!(text(&preflight(&credentials, "https://o.test"), NAME), Some("https://o.test"));
+    }
+
+    #[test]
+    fn a_wrong_origin_leaves_the_pods_own_answer() {
+        let link = edit("headers", "{accessControlAllowOriginListRegex: ['^https://[a-z]+[.]test$']}");
+        let of = |origin: &str| {
+            let head = run(&link, &mut context(), &mut request("/", &[("Origin", origin)]));
+            text(&head.headers, "access-control-allow-origin").map(str::to_owned)
+        };
+        assert_eq!(of("https://b.test").as_deref(), Some("https://b.test"));
+        assert_eq!(of("https://b.test.evil").as_deref(), Some("pod"));
+    }
+
+    #[test]
+    fn vary_names_the_origin_once_and_keeps_what_the_pod_said() {
+        let Edit::Headers(link) = edit("headers", "{addVaryHeader: true}") else { panic!("headers") };
+        let vary = |lines: &[&str]| {
+            let fields: Vec<_> = lines.iter().map(|line| ("Vary", *line)).collect();
+            let mut head = response(&fields);
+            link.on_response(&context(), &mut head);
+            let lines: Vec<_> =
+                head.headers.get_all(VARY).iter().map(|line| line.to_str().expect("ASCII")).collect();
+            lines.join(", ")
+        };
+        assert_eq!(vary(&[]), "Origin");
+        assert_eq!(vary(&["Origin"]), "Origin");
+        assert_eq!(vary(&["Accept-Encoding, origin"]), "Accept-Encoding, origin");
+        assert_eq!(vary(&["Accept-Encoding", "Cookie"]), "Accept-Encoding, Cookie, Origin");
+    }
+
+    #[test]
+    fn only_allowed_hosts_are_served() {
+        let link = edit("headers", "{allowedHosts: [A.test], hostsProxyHeaders: [X-Forwarded-Host]}");
+        let refused = |head: &mut RequestHead| match link.on_request(&mut context(), head) {
+            Ok(Flow::Next) => false,
+            Ok(Flow::Answer(answer)) => {
+                assert_eq!(answer.head.status, StatusCode::INTERNAL_SERVER_ERROR);
+                assert!(matches!(answer.body, Body::Full(body) if body == "Bad Host\n"));
+                true
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(!refused(&mut request("/", &[])));
+        assert!(refused(&mut request("/", &[("X-Forwarded-Host", "b.test")])));
+        let mut with_port = request("/", &[]);
+        with_port.authority = Text::from_static("a.test:80");
+        assert!(refused(&mut with_port));
+        let development = edit("headers", "{allowedHosts: [b.test], isDevelopment: true}");
+        assert!(matches!(development.on_request(&mut context(), &mut request("/", &[])), Ok(Flow::Next)));
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "headers"),
+            ("{customRequestHeaders: {'bad name': a}}", "headers.customRequestHeaders.bad name"),
+            ("{customResponseHeaders: {A: \"a\\nb\"}}", "headers.customResponseHeaders.A"),
+            ("{customRequestHeaders: {X-A: a, x-a: b}}", "headers.customRequestHeaders.x-a"),
+            (
+                "{accessControlAllowOriginListRegex: ['a', '(']}",
+                "headers.accessControlAllowOriginListRegex[1]",
+            ),
+            ("{stsSeconds: -1}", "headers.stsSeconds"),
+            ("{hostsProxyHeaders: ['']}", "headers.hostsProxyHeaders[0]"),
+            ("{contentSecurityPolicy: \"a\\nb\"}", "headers.contentSecurityPolicy"),
+        ] {
+            assert_eq!(problems("headers", options).errors(), [path], "{options}");
+        }
+    }
+
+    #[test]
+    fn keys_that_do_nothing_are_warned_of() {
+        let Compiled { warnings, .. } = problems(
+            "headers",
+            "{sslRedirect: true, publicKey: a, customRequestHeaders: {Connection: close, Content-Length: '3'}}",
+        );
+        assert_eq!(
+            warnings,
+            [
+                "headers.customRequestHeaders.Connection",
+                "headers.customRequestHeaders.Content-Length",
+                "headers.publicKey",
+                "headers.sslRedirect"
+            ]
+        );
+    }
 }

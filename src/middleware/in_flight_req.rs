@@ -77,3 +77,52 @@ impl InFlightReq {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http::text::Text;
+    use crate::middleware::testing::{context, edit, problems, request};
+
+    #[test]
+    fn as_many_requests_of_a_host_as_the_amount_are_in_flight_together() {
+        let link = edit("inFlightReq", "{amount: 1}");
+        let mut first = context();
+        link.on_request(&mut first, &mut request("/", &[])).expect("the first");
+        let error = link.on_request(&mut context(), &mut request("/", &[])).expect_err("one is in flight");
+        assert_eq!(error.body(), "max connections reached: 1");
+        let mut other_host = request("/", &[]);
+        other_host.authority = Text::from_static("b.test");
+        link.on_request(&mut context(), &mut other_host).expect("another host");
+        drop(first);
+        link.on_request(&mut context(), &mut request("/", &[])).expect("the first is over");
+    }
+
+    #[test]
+    fn capitals_do_not_make_another_host() {
+        let link = edit("inFlightReq", "{amount: 1}");
+        let mut first = context();
+        link.on_request(&mut first, &mut request("/", &[])).expect("the first");
+        let mut head = request("/", &[]);
+        head.authority = Text::from_static("A.TEST");
+        link.on_request(&mut context(), &mut head).expect_err("the same host");
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "inFlightReq.amount"),
+            ("{amount: 0}", "inFlightReq.amount"),
+            ("{amount: -1}", "inFlightReq.amount"),
+            (
+                "{amount: 1, sourceCriterion: {requestHost: true, requestHeaderName: A}}",
+                "inFlightReq.sourceCriterion",
+            ),
+            (
+                "{amount: 1, sourceCriterion: {requestHeaderName: 'a b'}}",
+                "inFlightReq.sourceCriterion.requestHeaderName",
+            ),
+        ] {
+            assert_eq!(problems("inFlightReq", options).errors(), [path], "{options}");
+        }
+    }
+}

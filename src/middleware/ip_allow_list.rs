@@ -88,3 +88,77 @@ impl IpAllowList {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::Edit;
+    use crate::middleware::testing::{context_of, edit, problems, request};
+
+    fn allows(link: &Edit, client: &str, forwarded: &[&str]) -> bool {
+        let fields: Vec<_> = forwarded.iter().map(|line| ("X-Forwarded-For", *line)).collect();
+        match link.on_request(&mut context_of(client), &mut request("/", &fields)) {
+            Ok(Flow::Next) => true,
+            Err(ProxyError::AddressNotAllowed { status, .. }) => {
+                assert_eq!(status, StatusCode::FORBIDDEN);
+                false
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn listed_peers_pass_and_nobody_can_claim_an_address() {
+        let link = edit("ipAllowList", "{sourceRange: [10.0.0.0/8, 192.168.1.7, '2001:db8::/32']}");
+        for client in ["10.1.2.3", "192.168.1.7", "2001:db8::1"] {
+            assert!(allows(&link, client, &[]), "{client}");
+        }
+        for client in ["11.0.0.1", "192.168.1.8", "2001:db9::1"] {
+            assert!(!allows(&link, client, &["10.1.2.3"]), "{client}");
+        }
+    }
+
+    #[test]
+    fn depth_counts_from_the_right_over_all_lines_and_a_short_list_is_refused() {
+        let link = edit("ipAllowList", "{sourceRange: [10.0.0.0/8], ipStrategy: {depth: 2}}");
+        assert!(allows(&link, "9.9.9.9", &["1.1.1.1, 10.0.0.1, 2.2.2.2"]));
+        assert!(allows(&link, "9.9.9.9", &["10.0.0.1:80", "2.2.2.2"]));
+        assert!(!allows(&link, "10.0.0.9", &["10.0.0.1"]));
+        assert!(!allows(&link, "10.0.0.9", &[]));
+        let everyone = edit("ipAllowList", "{sourceRange: [0.0.0.0/0], ipStrategy: {depth: 5}}");
+        assert!(!allows(&everyone, "10.0.0.9", &["10.0.0.1"]));
+    }
+
+    #[test]
+    fn excluded_addresses_are_skipped_and_what_is_no_address_is_refused() {
+        let link = edit("ipAllowList", "{sourceRange: [10.0.0.0/8], ipStrategy: {excludedIPs: [10.9.9.9]}}");
+        assert!(allows(&link, "9.9.9.9", &["10.0.0.1, , 10.9.9.9:99"]));
+        assert!(!allows(&link, "9.9.9.9", &["10.9.9.9"]));
+        assert!(!allows(&link, "9.9.9.9", &["garbage, 10.9.9.9"]));
+    }
+
+    #[test]
+    fn the_refusal_has_the_status_that_was_set() {
+        let link = edit("ipAllowList", "{sourceRange: [10.0.0.1], rejectStatusCode: 404}");
+        let refused = link.on_request(&mut context_of("9.9.9.9"), &mut request("/", &[]));
+        assert_eq!(refused.expect_err("not listed").status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "ipAllowList.sourceRange"),
+            ("{sourceRange: [10.0.0.1, 10.0.0.0/33]}", "ipAllowList.sourceRange[1]"),
+            ("{sourceRange: ['']}", "ipAllowList.sourceRange[0]"),
+            ("{sourceRange: [10.0.0.1], rejectStatusCode: 99}", "ipAllowList.rejectStatusCode"),
+            ("{sourceRange: [10.0.0.1], ipStrategy: {depth: -1}}", "ipAllowList.ipStrategy.depth"),
+            (
+                "{sourceRange: [10.0.0.1], ipStrategy: {excludedIPs: [x]}}",
+                "ipAllowList.ipStrategy.excludedIPs[0]",
+            ),
+            ("{sourceRange: [10.0.0.1], ipStrategy: {ipv6Subnet: 129}}", "ipAllowList.ipStrategy.ipv6Subnet"),
+        ] {
+            assert_eq!(problems("ipAllowList", options).errors(), [path], "{options}");
+        }
+    }
+}

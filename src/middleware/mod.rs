@@ -28,6 +28,8 @@ mod rate_limit;
 mod retry;
 mod source;
 mod strip_prefix;
+#[cfg(test)]
+mod testing;
 
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};

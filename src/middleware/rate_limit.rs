@@ -136,3 +136,112 @@ impl RateLimit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::middleware::Edit;
+    use crate::middleware::testing::{context, context_of, edit, problems, request};
+
+    fn outcome(
+        link: &Edit,
+        context: &mut LinkContext,
+        fields: &[(&str, &str)],
+    ) -> Result<Duration, Duration> {
+        match link.on_request(context, &mut request("/", fields)) {
+            Ok(Flow::Next) => Ok(Duration::ZERO),
+            Ok(Flow::NextAfter(delay)) => Ok(delay),
+            Err(ProxyError::RateLimited { retry_after: Some(wait), .. }) => Err(wait),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_burst_passes_and_the_next_request_is_told_when_to_come_back() {
+        let link = edit("rateLimit", "{average: 1, period: 1m, burst: 2}");
+        let mut context = context();
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Err(Duration::from_secs(60)));
+        context.now += Duration::from_secs(60);
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn at_a_hundred_a_second_a_request_at_once_is_refused_and_one_half_way_is_delayed() {
+        let link = edit("rateLimit", "{average: 100}");
+        let mut context = context();
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Err(Duration::from_millis(10)));
+        context.now += Duration::from_millis(6);
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::from_millis(4)));
+    }
+
+    #[test]
+    fn clients_count_by_their_own_address_whatever_they_claim() {
+        let link = edit("rateLimit", "{average: 1, period: 1m}");
+        assert!(outcome(&link, &mut context_of("10.0.0.1"), &[]).is_ok());
+        assert!(outcome(&link, &mut context_of("10.0.0.1"), &[("X-Forwarded-For", "1.2.3.4")]).is_err());
+        assert!(outcome(&link, &mut context_of("10.0.0.2"), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_prefix_counts_together_when_the_operator_says_so() {
+        let whole = edit("rateLimit", "{average: 1, period: 1m}");
+        let subnet =
+            edit("rateLimit", "{average: 1, period: 1m, sourceCriterion: {ipStrategy: {ipv6Subnet: 64}}}");
+        for (link, together) in [(whole, false), (subnet, true)] {
+            assert!(outcome(&link, &mut context_of("2001:db8::1"), &[]).is_ok());
+            assert_eq!(outcome(&link, &mut context_of("2001:db8::2"), &[]).is_err(), together);
+            assert!(outcome(&link, &mut context_of("2001:db8:0:1::1"), &[]).is_ok());
+        }
+    }
+
+    #[test]
+    fn requests_without_the_header_count_together() {
+        let link = edit("rateLimit", "{average: 1, period: 1m, sourceCriterion: {requestHeaderName: X-Key}}");
+        assert!(outcome(&link, &mut context_of("10.0.0.1"), &[]).is_ok());
+        assert!(outcome(&link, &mut context_of("10.0.0.2"), &[]).is_err());
+        assert!(outcome(&link, &mut context_of("10.0.0.2"), &[("X-Key", "a")]).is_ok());
+        assert!(outcome(&link, &mut context_of("10.0.0.1"), &[("X-Key", "a")]).is_err());
+        assert!(outcome(&link, &mut context_of("10.0.0.1"), &[("X-Key", "b")]).is_ok());
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "rateLimit"),
+            ("{average: -1}", "rateLimit.average"),
+            ("{average: 1, burst: -1}", "rateLimit.burst"),
+            ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
+            ("{average: 1, redis: {endpoints: [a]}}", "rateLimit.redis"),
+            (
+                "{average: 1, sourceCriterion: {requestHeaderName: Host}}",
+                "rateLimit.sourceCriterion.requestHeaderName",
+            ),
+        ] {
+            assert_eq!(problems("rateLimit", options).errors(), [path], "{options}");
+        }
+    }
+
+    #[test]
+    fn an_average_of_zero_is_off() {
+        for options in ["{average: 0}", "{burst: 5}"] {
+            let compiled = problems("rateLimit", options);
+            assert!(compiled.link.is_none() && compiled.errors().is_empty(), "{options}");
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_neither_overflow_nor_refuse() {
+        let max = i64::MAX;
+        let link = edit("rateLimit", &format!("{{average: {max}, burst: {max}, period: 1000000h}}"));
+        let mut context = context();
+        for _ in 0..3 {
+            assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+            context.now += Duration::from_secs(1 << 30);
+        }
+    }
+}

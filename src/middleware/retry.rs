@@ -170,3 +170,77 @@ impl Retry {
         self.retry_non_idempotent_method || !matches!(method.as_str(), "POST" | "PATCH" | "LOCK")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::testing::{problems, retry};
+
+    #[test]
+    fn listed_statuses_of_idempotent_methods_are_retried() {
+        let link = retry("{attempts: 3, status: ['503', 500-502]}");
+        for (method, status, expected) in [
+            (Method::GET, 503, true),
+            (Method::GET, 500, true),
+            (Method::GET, 502, true),
+            (Method::GET, 504, false),
+            (Method::DELETE, 503, true),
+            (Method::POST, 503, false),
+            (Method::PATCH, 503, false),
+            (Method::from_bytes(b"LOCK").expect("a method"), 503, false),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(link.retries_status(&method, status), expected, "{method} {status}");
+        }
+        let link = retry("{attempts: 3, status: [503], retryNonIdempotentMethod: true}");
+        assert!(link.retries_status(&Method::POST, StatusCode::SERVICE_UNAVAILABLE));
+    }
+
+    #[test]
+    fn a_body_is_held_only_where_a_status_may_be_retried() {
+        assert!(retry("{attempts: 2, status: ['503']}").holds_body(&Method::PUT));
+        assert!(!retry("{attempts: 2, status: ['503']}").holds_body(&Method::POST));
+        assert!(!retry("{attempts: 2}").holds_body(&Method::PUT));
+        assert!(!retry("{attempts: 1, status: ['503']}").holds_body(&Method::PUT));
+    }
+
+    #[test]
+    fn defaults_are_traefiks() {
+        let link = retry("{attempts: 4}");
+        assert_eq!(link.attempts, 4);
+        assert_eq!(link.max_request_body_bytes, Some(2_097_152));
+        assert_eq!(link.timeout, None);
+        assert!(link.on_network_error);
+        assert_eq!(link.backoff(1, u64::MAX), Duration::ZERO);
+        assert_eq!(retry("{attempts: 4, maxRequestBodyBytes: -1}").max_request_body_bytes, None);
+    }
+
+    #[test]
+    fn pauses_grow_to_twice_the_first_and_spread_by_half() {
+        let link = retry("{attempts: 5, initialInterval: 100ms}");
+        let middle = u64::MAX / 2 + 1;
+        assert_eq!(link.backoff(1, middle), Duration::from_millis(100));
+        assert_eq!(link.backoff(5, middle), Duration::from_millis(200));
+        assert_eq!(link.backoff(99, middle), Duration::from_millis(200));
+        assert_eq!(link.backoff(1, 0), Duration::from_millis(50));
+        let longest = link.backoff(1, u64::MAX);
+        assert!(longest <= Duration::from_millis(150) && longest > Duration::from_millis(149), "{longest:?}");
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "retry.attempts"),
+            ("{attempts: 0}", "retry.attempts"),
+            ("{attempts: -2}", "retry.attempts"),
+            ("{attempts: 2, status: ['503', 'x']}", "retry.status[1]"),
+            ("{attempts: 2, status: [600]}", "retry.status[0]"),
+            ("{attempts: 2, status: ['599-500']}", "retry.status[0]"),
+            ("{attempts: 2, status: ['500,502']}", "retry.status[0]"),
+            ("{attempts: 2, maxRequestBodyBytes: -2}", "retry.maxRequestBodyBytes"),
+            ("{attempts: 2, disableRetryOnNetworkError: true}", "retry"),
+        ] {
+            assert_eq!(problems("retry", options).errors(), [path], "{options}");
+        }
+    }
+}

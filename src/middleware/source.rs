@@ -21,6 +21,7 @@ pub struct IpStrategyConfig {
     pub depth: Option<i64>,
     /// Take the first entry of `X-Forwarded-For` from the right that is in none of these addresses and
     /// ranges. Not looked at with `depth`.
+    #[serde(rename = "excludedIPs")]
     pub excluded_ips: Vec<String>,
     /// Count IPv6 clients by a prefix of so many bits, 1 to 128. Default: by the whole address.
     pub ipv6_subnet: Option<i64>,

@@ -58,7 +58,7 @@ impl StripPrefixConfig {
         for (index, prefix) in self.prefixes.iter().enumerate() {
             let at = at_prefixes.index(index);
             // From Traefik: spaces around a prefix do not go into the field.
-            let forwarded = HeaderValue::try_from(escaped(prefix.trim()));
+            let forwarded = HeaderValue::from_bytes(prefix.trim().as_bytes());
             match forwarded {
                 _ if prefix.is_empty() => cx.problems.error(&at, "a prefix must not be empty"),
                 Err(_) => cx.problems.error(&at, format!("bad prefix {prefix:?}")),
@@ -176,4 +176,104 @@ pub(super) fn escaped(path: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::testing::{compile, context, edit, problems, request};
+    use crate::middleware::{Edit, Link};
+
+    fn strip(link: &Edit, path: &str) -> Option<(String, Vec<String>)> {
+        let mut head = request(path, &[]);
+        match link.on_request(&mut context(), &mut head) {
+            Ok(Flow::Next) => {
+                let lines = head.headers.get_all(X_FORWARDED_PREFIX).iter();
+                Some((
+                    head.path.as_str().to_owned(),
+                    lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect(),
+                ))
+            }
+            Err(ProxyError::BadPath(_)) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_prefix_in_the_list_is_taken_off_and_named() {
+        let link = edit("stripPrefix", "{prefixes: [/api, /api/v2, /other/]}");
+        for (path, stripped, prefix) in [
+            ("/api", "/", "/api"),
+            ("/api/", "/", "/api"),
+            ("/api/x/", "/x/", "/api"),
+            ("/api/v2/x", "/v2/x", "/api"),
+            ("/apix", "/x", "/api"),
+            ("/other/x", "/x", "/other/"),
+            ("/other/", "/", "/other/"),
+            ("/api/%2Fx", "/%2Fx", "/api"),
+        ] {
+            assert_eq!(strip(&link, path), Some((stripped.to_owned(), vec![prefix.to_owned()])), "{path}");
+        }
+        for path in ["/ap", "/x/api", "*", "/API", "/other"] {
+            assert_eq!(strip(&link, path), Some((path.to_owned(), vec![])), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_would_climb_out_of_the_prefix_is_refused() {
+        let link = edit("stripPrefix", "{prefixes: [/api]}");
+        for path in ["/api../x", "/api./x", "/api..", "/api%2e%2E/x", "/api.%2e/x", "/api//x", "/api/x/../y"]
+        {
+            assert_eq!(strip(&link, path), None, "{path}");
+        }
+        for path in ["/api/...", "/api/.x", "/api/x..", "/api/%2", "/api/%"] {
+            assert!(strip(&link, path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn two_strips_give_two_lines() {
+        let (outer, inner) =
+            (edit("stripPrefix", "{prefixes: [/a]}"), edit("stripPrefix", "{prefixes: [/b]}"));
+        let mut head = request("/a/b/c", &[]);
+        for link in [outer, inner] {
+            link.on_request(&mut context(), &mut head).expect("both strip");
+        }
+        assert_eq!(head.path.as_str(), "/c");
+        assert_eq!(head.headers.get_all(X_FORWARDED_PREFIX).iter().collect::<Vec<_>>(), ["/a", "/b"]);
+    }
+
+    #[test]
+    fn a_prefix_is_written_as_people_read_it() {
+        let link = edit("stripPrefix", "{prefixes: ['/a b']}");
+        assert_eq!(strip(&link, "/a%20b/c"), Some(("/c".to_owned(), vec!["/a b".to_owned()])));
+    }
+
+    #[test]
+    fn a_forced_slash_is_one() {
+        let link = edit("stripPrefix", "{prefixes: [/api], forceSlash: true}");
+        assert_eq!(strip(&link, "/api//x").map(|(path, _)| path).as_deref(), Some("/x"));
+    }
+
+    #[test]
+    fn by_segments_a_prefix_ends_where_a_segment_ends() {
+        let compiled = compile("stripPrefix", "{prefixes: [/api, /x/]}", PathMatching::Segment);
+        let Some(Link::Edit(link)) = compiled.link else { panic!("an edit link") };
+        for (path, stripped) in
+            [("/api", "/"), ("/api/x", "/x"), ("/apix", "/apix"), ("/x/y", "/y"), ("/api%2Fx", "/api%2Fx")]
+        {
+            assert_eq!(strip(&link, path).map(|(path, _)| path).as_deref(), Some(stripped), "{path}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_named_by_their_key() {
+        for (options, path) in [
+            ("{}", "stripPrefix.prefixes"),
+            ("{prefixes: [/a, b]}", "stripPrefix.prefixes[1]"),
+            ("{prefixes: ['']}", "stripPrefix.prefixes[0]"),
+        ] {
+            assert_eq!(problems("stripPrefix", options).errors(), [path], "{options}");
+        }
+    }
 }
