@@ -37,12 +37,14 @@ pub fn read<'de, T: Deserialize<'de>>(
     value
 }
 
-/// Reports the keys of a block that is read key by key; `known` are those that exist.
+/// Reports the keys of a block that is read key by key; `known` are those that exist, `elsewhere` those that
+/// stand in the main file only.
 ///
 /// Gives the entries under their usual spelling, without unknown ones and without null values.
 pub fn entries<'n>(
     node: &'n Node,
     known: &[&'static str],
+    elsewhere: &[&'static str],
     path: &ConfigPath,
     own: Mark,
     file: &Arc<PathBuf>,
@@ -52,7 +54,10 @@ pub fn entries<'n>(
     let at = At { parent: None, step: Here::Base(path), own };
     let reader = Reader { node, at: &at, context: &context };
     let entries = match &node.value {
-        Value::Map(entries) => reader.fields(entries, known),
+        Value::Map(entries) => {
+            let here = entries.iter().filter(|entry| !reader.misplaced(entry, elsewhere));
+            reader.fields(here, known)
+        }
         Value::Scalar(_) if node.is_null() => Vec::new(),
         Value::Scalar(_) | Value::List(_) => {
             reader.expected("a map of keys");
@@ -249,8 +254,12 @@ impl<'de, 'a> Reader<'de, 'a> {
     }
 
     /// The entries of a block under the usual spelling of their keys; reports the rest.
-    fn fields(&self, entries: &'de [Entry], known: &[&'static str]) -> Vec<(&'static str, &'de Entry)> {
-        let mut fields: Vec<(&'static str, &'de Entry)> = Vec::with_capacity(entries.len());
+    fn fields(
+        &self,
+        entries: impl IntoIterator<Item = &'de Entry>,
+        known: &[&'static str],
+    ) -> Vec<(&'static str, &'de Entry)> {
+        let mut fields: Vec<(&'static str, &'de Entry)> = Vec::new();
         for entry in entries {
             let usual = known
                 .iter()
@@ -274,6 +283,17 @@ impl<'de, 'a> Reader<'de, 'a> {
         }
         fields.retain(|(_, entry)| !entry.value.is_null());
         fields
+    }
+
+    /// Reports a key that stands in the main file only, if this is one.
+    fn misplaced(&self, entry: &Entry, elsewhere: &[&'static str]) -> bool {
+        let Some(usual) = elsewhere.iter().find(|name| name.eq_ignore_ascii_case(&entry.key)) else {
+            return false;
+        };
+        let problem = Problem::error(&self.at.path().key(usual), format!("{usual} belongs in the main file"))
+            .hint("a provider file has dynamic keys only: http, tcp, udp, tls");
+        self.push(problem, entry.mark);
+        true
     }
 
     /// Reports a key that the type does not have.

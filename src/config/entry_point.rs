@@ -43,6 +43,23 @@ pub struct EntryPointConfig {
     pub observability: EntryPointObservability,
 }
 
+impl EntryPointConfig {
+    /// An entry point with the default of every other key.
+    pub fn at(address: ListenAddress) -> Self {
+        Self {
+            address,
+            as_default: false,
+            reuse_port: false,
+            max_connections: 0,
+            max_connections_per_client: 0,
+            transport: EntryPointTransport::default(),
+            forwarded_headers: ForwardedHeadersConfig::default(),
+            http: EntryPointHttp::default(),
+            observability: EntryPointObservability::default(),
+        }
+    }
+}
+
 /// Timeouts and life cycle of an entry point's connections.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -1,12 +1,17 @@
 //! The document as written: YAML to a tree with positions, items from the tree, files merged.
 
 pub mod admin;
+pub mod check;
 pub mod de;
 pub mod document;
 pub mod entry_point;
+pub mod expand;
+pub mod load;
 pub mod observability;
 pub mod providers;
+pub mod render;
 pub mod router;
+pub mod schema;
 pub mod service;
 pub mod transport;
 pub mod tree;

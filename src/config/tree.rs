@@ -428,6 +428,8 @@ impl<'t, 'p> Builder<'t, 'p> {
 
     fn key(&mut self, node: Node) {
         let mark = node.mark;
+        let template = matches!(node.value, Value::Map(_))
+            && template_line(self.text, mark.line as usize) == Some(mark.line as usize);
         let text = match node.value {
             Value::Scalar(scalar) => Some(scalar.text),
             Value::List(_) | Value::Map(_) => None,
@@ -446,8 +448,12 @@ impl<'t, 'p> Builder<'t, 'p> {
             }
             *key = Some(Key { text, mark, keep });
         }
-        if let Some(message) = message {
-            self.error(mark, message);
+        match message {
+            Some(_) if template => {
+                self.error_with_hint(mark, "Go templates are not supported", TEMPLATE_HINT);
+            }
+            Some(message) => self.error(mark, message),
+            None => {}
         }
     }
 

@@ -1,0 +1,174 @@
+//! Bounds of single values that their types do not keep.
+//!
+//! Never: whether names resolve, rules parse or chains end; that is the compiler's.
+
+use super::document::DocumentConfig;
+use super::observability::{AccessLogConfig, PrometheusConfig};
+use super::router::{MAX_PRIORITY, RouterConfig};
+use super::service::{HealthCheckConfig, LoadBalancerConfig, ServiceConfig};
+use crate::common::problem::{ConfigPath, Problem, Problems};
+use crate::common::units::HumanDuration;
+
+/// Threads that carry traffic; more than any machine has cores.
+const MAX_WORKERS: u16 = 1024;
+
+/// Attempts of the built-in retry.
+const MAX_ATTEMPTS: u8 = 10;
+
+/// Smallest `maxHeaderBytes`: a browser's request fits.
+const MIN_HEADER_BYTES: usize = 1024;
+
+/// Adds a problem for every value out of bounds.
+pub fn check(document: &DocumentConfig, problems: &mut Problems) {
+    let root = ConfigPath::root();
+    if document.workers > MAX_WORKERS {
+        problems.error(&root.key("workers"), format!("must be at most {MAX_WORKERS}"));
+    }
+    if let Some(ping) = &document.ping {
+        status(&ConfigPath::of(&["ping", "terminatingStatusCode"]), ping.terminating_status_code, problems);
+    }
+    if let Some(api) = &document.api
+        && !api.base_path.starts_with('/')
+    {
+        problems.error(&ConfigPath::of(&["api", "basePath"]), "must start with \"/\"");
+    }
+    if let Some(access_log) = &document.access_log {
+        check_access_log(access_log, problems);
+    }
+    if let Some(prometheus) = &document.metrics.prometheus {
+        check_prometheus(prometheus, problems);
+    }
+    for (name, entry_point) in &document.entry_points {
+        let at = ConfigPath::of(&["entryPoints", name.as_str(), "http"]);
+        if entry_point.http.max_header_bytes < MIN_HEADER_BYTES {
+            problems.error(&at.key("maxHeaderBytes"), format!("must be at least {MIN_HEADER_BYTES}"));
+        }
+        if entry_point.http.max_header_fields == 0 {
+            problems.error(&at.key("maxHeaderFields"), "must be at least 1");
+        }
+    }
+    for (name, router) in &document.http.routers {
+        check_router(&ConfigPath::of(&["http", "routers", name.as_str()]), router, problems);
+    }
+    for (name, service) in &document.http.services {
+        check_service(&ConfigPath::of(&["http", "services", name.as_str()]), service, problems);
+    }
+}
+
+fn check_router(at: &ConfigPath, router: &RouterConfig, problems: &mut Problems) {
+    if router.rule.trim().is_empty() {
+        problems.error(&at.key("rule"), "must not be empty");
+    }
+    if router.service.is_empty() {
+        problems.error(&at.key("service"), "must not be empty");
+    }
+    if router.priority > MAX_PRIORITY {
+        problems.error(&at.key("priority"), format!("must be at most {MAX_PRIORITY}"));
+    }
+}
+
+fn check_service(at: &ConfigPath, service: &ServiceConfig, problems: &mut Problems) {
+    match (&service.load_balancer, &service.weighted) {
+        (None, None) => problems
+            .push(Problem::error(at, "service has no kind").hint("give it one of loadBalancer and weighted")),
+        (Some(_), Some(_)) => problems.push(
+            Problem::error(&at.key("weighted"), "loadBalancer and weighted are two kinds of service")
+                .hint("give each a name of its own"),
+        ),
+        (Some(balancer), None) => check_load_balancer(&at.key("loadBalancer"), balancer, problems),
+        (None, Some(weighted)) => {
+            if weighted.services.is_empty() {
+                problems.error(&at.key("weighted").key("services"), "must not be empty");
+            }
+        }
+    }
+}
+
+fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems: &mut Problems) {
+    for (index, server) in balancer.servers.iter().enumerate() {
+        check_url(&at.key("servers").index(index).key("url"), &server.url, problems);
+    }
+    if let Some(health_check) = &balancer.health_check {
+        check_health(&at.key("healthCheck"), health_check, problems);
+    }
+    let retry = at.key("retry");
+    if !(1..=MAX_ATTEMPTS).contains(&balancer.retry.attempts) {
+        problems.error(&retry.key("attempts"), format!("must be from 1 (no retry) to {MAX_ATTEMPTS}"));
+    }
+    if balancer.retry.budget_percent > 100 {
+        problems.error(&retry.key("budgetPercent"), "must be at most 100");
+    }
+}
+
+/// Schemes that servers cannot have yet. The compiler parses the rest of a URL.
+const SCHEMES_TO_COME: [&str; 2] = ["https", "h2c"];
+
+fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if let Some(scheme) = SCHEMES_TO_COME.iter().find(|known| known.eq_ignore_ascii_case(scheme)) {
+        problems.push(
+            Problem::error(at, format!("server url {scheme}:// is not supported yet"))
+                .within(0..scheme.len() + 3)
+                .hint("this version connects with http:// only"),
+        );
+    } else if !scheme.eq_ignore_ascii_case("http") {
+        problems.push(Problem::error(at, "server url must begin with http://"));
+    }
+}
+
+fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mut Problems) {
+    if !health_check.path.starts_with('/') {
+        problems.error(&at.key("path"), "must start with \"/\"");
+    }
+    match health_check.scheme.as_deref() {
+        None | Some("http" | "") => {}
+        Some("https") => problems.push(
+            Problem::error(&at.key("scheme"), "scheme https is not supported yet")
+                .hint("this version connects with http:// only"),
+        ),
+        Some(_) => problems.error(&at.key("scheme"), "must be http"),
+    }
+    if health_check.status != 0 {
+        status(&at.key("status"), health_check.status, problems);
+    }
+    let positive = [("interval", Some(health_check.interval)), ("timeout", Some(health_check.timeout))];
+    for (key, value) in positive.into_iter().chain([("unhealthyInterval", health_check.unhealthy_interval)]) {
+        if value == Some(HumanDuration::secs(0)) {
+            problems.error(&at.key(key), "must be longer than 0");
+        }
+    }
+    if health_check.method.is_empty() || !health_check.method.bytes().all(|b| b.is_ascii_alphabetic()) {
+        problems.error(&at.key("method"), "must be a method such as GET");
+    }
+}
+
+fn check_access_log(access_log: &AccessLogConfig, problems: &mut Problems) {
+    let at = ConfigPath::of(&["accessLog", "filters", "statusCodes"]);
+    for (index, range) in access_log.filters.status_codes.iter().enumerate() {
+        let (low, high) = range.split_once('-').unwrap_or((range, range));
+        let valid = match (low.trim().parse::<u16>(), high.trim().parse::<u16>()) {
+            (Ok(low), Ok(high)) => (100..=999).contains(&low) && low <= high && high <= 999,
+            (Ok(_) | Err(_), _) => false,
+        };
+        if !valid {
+            problems.push(
+                Problem::error(&at.index(index), "must be a status or a range of statuses")
+                    .hint("write \"404\" or \"500-599\""),
+            );
+        }
+    }
+}
+
+fn check_prometheus(prometheus: &PrometheusConfig, problems: &mut Problems) {
+    let at = ConfigPath::of(&["metrics", "prometheus", "buckets"]);
+    let ascending = prometheus.buckets.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascending || prometheus.buckets.first().is_some_and(|first| *first <= 0.0) {
+        problems.error(&at, "must be greater than 0 and ascending");
+    }
+}
+
+fn status(at: &ConfigPath, code: u16, problems: &mut Problems) {
+    if !(100..=599).contains(&code) {
+        problems.error(at, "must be a status from 100 to 599");
+    }
+}
