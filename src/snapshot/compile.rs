@@ -38,7 +38,7 @@ use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::Stores;
 use crate::matcher::{PathMatching, RouterTable, Rule};
-use crate::middleware::{self, CompileContext};
+use crate::middleware::{self, CompileContext, MiddlewareConfig};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 
 /// Name of the entry point that Traefik makes for its own services.
@@ -164,6 +164,7 @@ pub fn compile(
         previous,
         metrics,
         problems,
+        defs: config.http.middlewares.iter().map(|(name, def)| (name.as_str().to_owned(), def.clone())).collect(),
         stores,
         services: BTreeMap::new(),
         under_way: Vec::new(),
@@ -179,6 +180,7 @@ struct Compiler<'a> {
     previous: Option<&'a Snapshot>,
     metrics: &'a Metrics,
     problems: &'a mut Problems,
+    defs: BTreeMap<String, MiddlewareConfig>,
     stores: Stores,
     /// `None` for one with errors.
     services: BTreeMap<ServiceName, Option<Arc<Service>>>,
@@ -196,7 +198,7 @@ impl Compiler<'_> {
     fn run(&mut self) -> Draft {
         let config = self.config;
         let http = ConfigPath::of(&["http"]);
-        middleware::check(&config.http.middlewares, &http.key("middlewares"), self.problems);
+        middleware::check(&self.defs, &http.key("middlewares"), self.problems);
         for (name, transport) in &config.http.servers_transports {
             check_transport(transport, &http.key("serversTransports").key(name), self.problems);
         }
@@ -413,7 +415,7 @@ impl Compiler<'_> {
         let chosen = self.chosen_entries(router, &at.key("entryPoints"), entry_configs);
         let mut routes = Vec::with_capacity(chosen.len());
         for (turn, entry_name) in chosen.iter().enumerate() {
-            let entry = &entry_configs[entry_name];
+            let entry = &entry_configs[entry_name.as_str()];
             // What is wrong with a router is said once, not once an entry point.
             let mut others = Problems::new();
             let problems = if turn == 0 { &mut *self.problems } else { &mut others };
@@ -431,7 +433,7 @@ impl Compiler<'_> {
                     PathMatching::Segment => middleware::PathMatching::Segment,
                 },
             };
-            let defs = &self.config.http.middlewares;
+            let defs = &self.defs;
             let entry_at =
                 ConfigPath::of(&["entryPoints"]).key(entry_name.as_str()).key("http").key("middlewares");
             let outer = middleware::compile_chain(&entry.http.middlewares, &entry_at, defs, &mut context);
