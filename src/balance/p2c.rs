@@ -33,8 +33,8 @@ fn draw(set: &EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) ->
     next_turn(set, u64::from(random), wanted).map(|(member, _)| member)
 }
 
-/// Another number that has nothing to do with the first: the finalizer of MurmurHash3, which maps `u32` onto
-/// itself one to one; the constant before it keeps 0 from staying 0.
+/// Another number that has nothing to do with the first: the finalizer of MurmurHash3, which maps `u32`
+/// onto itself one to one; the constant before it keeps 0 from staying 0.
 fn scramble(random: u32) -> u32 {
     let mut x = random.wrapping_add(0x9e37_79b9);
     x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);

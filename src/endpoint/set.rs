@@ -62,8 +62,8 @@ pub struct EndpointSet {
 impl EndpointSet {
     /// Makes the set of `servers`, in their order.
     ///
-    /// A server that `previous` has too (same url, same use of its path) keeps its [`Endpoint`], and with it
-    /// its pools and load, whatever became of its weight; and its health, if `watch` is
+    /// A server that `previous` has too (same url, same use of its path) keeps its [`Endpoint`], and
+    /// with it its pools and load, whatever became of its weight; and its health, if `watch` is
     /// [`Watch::Checked`]. A server that is listed twice is one endpoint with the sum of the weights.
     pub fn build(servers: &[ServerSpec], previous: Option<&EndpointSet>, watch: Watch) -> Self {
         let known: HashMap<(&str, PathUse), &Member> = previous

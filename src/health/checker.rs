@@ -1,7 +1,7 @@
 //! The tasks that check a service's endpoints for as long as the service is configured.
 //!
-//! One task a service follows its list of endpoints; one task an endpoint checks it, so that a slow one holds up
-//! nobody. They run on the control plane's runtime. Never: the data path.
+//! One task a service follows its list of endpoints; one task an endpoint checks it, so that a slow one
+//! holds up nobody. They run on the control plane's runtime. Never: the data path.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -24,8 +24,8 @@ use crate::health::probe::{ProbeError, probe};
 /// Shortest time between two checks of an endpoint, whatever the settings say.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Each interval is longer by a random part of up to a tenth, so that the checks of many endpoints, and of many
-/// proxies that were started together, spread out.
+/// Each interval is longer by a random part of up to a tenth, so that the checks of many endpoints, and
+/// of many proxies that were started together, spread out.
 const JITTER: u32 = 10;
 
 /// Starts checks.
@@ -42,9 +42,9 @@ pub struct CheckerHandle {
 impl Checker {
     /// Checks all endpoints of a service, and those that come later, until the handle is dropped.
     ///
-    /// An endpoint that is new to the checker is checked for the first time after one whole interval (the
-    /// one that fits its status). Changes are published through `endpoints`, which must hold a set that was built with
-    /// `Watch::Checked`, and logged.
+    /// An endpoint that is new to the checker is checked for the first time after one whole interval
+    /// (the one that fits its status). Changes are published through `endpoints`, which must hold a set
+    /// that was built with `Watch::Checked`, and logged.
     pub fn start(
         runtime: &Handle,
         service: ServiceName,

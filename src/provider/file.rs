@@ -1,14 +1,14 @@
 //! Tells when configuration files have changed, however that was done, once things have settled.
 //!
 //! Reads the file system's notices and, because not every mount sends them, the state of the files
-//! themselves every few seconds. Never reads what is in the files: whoever is told compares the content, so that
-//! telling too often costs little; not telling must not happen.
+//! themselves every few seconds. Never reads what is in the files: whoever is told compares the
+//! content, so that telling too often costs little; not telling must not happen.
 //!
-//! What is watched are directories, one by one: that of each file, that of each symbolic link on the way to it
-//! (such as `..data` of a mounted ConfigMap), and for a directory of files all that is below it. A watch on a
-//! file itself would stay with the old file when a new one takes its name. Whether those directories are
-//! still the same is looked at every second; directories above them are not watched, because others open files in
-//! `/etc` all the time.
+//! What is watched are directories, one by one: that of each file, that of each symbolic link on the
+//! way to it (such as `..data` of a mounted ConfigMap), and for a directory of files all that is below
+//! it. A watch on a file itself would stay with the old file when a new one takes its name. Whether
+//! those directories are still the same is looked at every second; directories above them are not
+//! watched, because others open files in `/etc` all the time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -31,14 +31,15 @@ use tracing::warn;
 struct Timing {
     /// So long nothing must happen before a change counts as settled.
     quiet: Duration,
-    /// A file that is empty or missing, and was not, is waited for so long after the first notice: most likely it is
-    /// being written, and one wait is better than one error.
+    /// A file that is empty or missing, and was not, is waited for so long after the first notice: most
+    /// likely it is being written, and one wait is better than one error.
     half_way: Duration,
     /// So long after the first notice a change is told even if writing goes on.
     latest: Duration,
     /// From one look at all files to the next.
     look: Duration,
-    /// From one look at the watched directories to the next; or at all files, while the system gives no notices.
+    /// From one look at the watched directories to the next; or at all files, while the system gives no
+    /// notices.
     glance: Duration,
 }
 
@@ -50,8 +51,8 @@ const TIMING: Timing = Timing {
     glance: Duration::from_secs(1),
 };
 
-/// All files are looked at again so long after a change was told: a directory that was removed and made again may
-/// have lost its watch meanwhile.
+/// All files are looked at again so long after a change was told: a directory that was removed and made
+/// again may have lost its watch meanwhile.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Entries looked at, over all watched directories: enough for 10,000 files of routes.
@@ -63,8 +64,8 @@ const MAX_DEPTH: usize = 32;
 /// Symbolic links on the way to one file; Linux itself gives up after 40.
 const MAX_LINKS: usize = 40;
 
-/// Looks again when files and directories are replaced while they are looked at, at most so many times in a row. The
-/// next look sees the rest.
+/// Looks again when files and directories are replaced while they are looked at, at most so many times
+/// in a row. The next look sees the rest.
 const MAX_LOOKS: usize = 4;
 
 /// Where notices come from.
@@ -77,8 +78,8 @@ enum Notices {
 
 /// Watches files and directories of files.
 ///
-/// Its work is done by a thread of its own, because looking at a file may block (a dead network mount); dropping
-/// the watcher ends the thread as soon as it looks up.
+/// Its work is done by a thread of its own, because looking at a file may block (a dead network mount);
+/// dropping the watcher ends the thread as soon as it looks up.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
@@ -134,8 +135,9 @@ impl Interest {
 impl Watcher {
     /// Watches `paths`: files, directories (with all below them), and what does not exist yet.
     ///
-    /// [`changed`](Self::changed) completes once soon after, so that a change before the watch began is not missed.
-    /// Fails only if no thread can be started: without notices from the system the files are looked at every second.
+    /// [`changed`](Self::changed) completes once soon after, so that a change before the watch began is
+    /// not missed. Fails only if no thread can be started: without notices from the system the files
+    /// are looked at every second.
     pub fn new(paths: Vec<PathBuf>) -> io::Result<Self> {
         Self::with(paths, TIMING, Notices::System)
     }
@@ -159,8 +161,8 @@ impl Watcher {
 
     /// Completes when something has changed and settled since it last completed.
     ///
-    /// 100 ms after the last sign of a change; half a second after the first one when a file is gone or empty; one second
-    /// after the first one at the latest. Cancel safe; for one waiter at a time.
+    /// 100 ms after the last sign of a change; half a second after the first one when a file is gone or
+    /// empty; one second after the first one at the latest. Cancel safe; for one waiter at a time.
     pub async fn changed(&self) {
         self.shared.settled.notified().await;
     }
@@ -427,8 +429,8 @@ impl Lookout {
                 }
                 None => is_new = true,
             }
-            // Also when it is watched already: that costs little, and the inode of a directory that was removed may
-            // be that of its successor.
+            // Also when it is watched already: that costs little, and the inode of a directory that was
+            // removed may be that of its successor.
             if let Err(error) = notices.watch(path, RecursiveMode::NonRecursive) {
                 self.watched.remove(path);
                 if path.is_dir() {
