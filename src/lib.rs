@@ -1,7 +1,9 @@
 //! Sluicegate: a reverse proxy and edge rate limiter that makes unreliable pods look reliable.
 
 pub mod admin;
+pub mod app;
 pub mod balance;
+pub mod cli;
 pub mod common;
 pub mod config;
 pub mod demo;
@@ -13,7 +15,9 @@ pub mod matcher;
 pub mod middleware;
 pub mod provider;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod snapshot;
+pub mod status;
 pub mod telemetry;
 pub mod upstream;

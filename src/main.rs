@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary: see [`sluicegate::cli`].
+
+fn main() -> std::process::ExitCode {
+    sluicegate::cli::main()
+}

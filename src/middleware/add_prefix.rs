@@ -12,7 +12,7 @@ use super::strip_prefix::escaped;
 use super::{CompileContext, Flow};
 
 /// Options of `addPrefix`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AddPrefixConfig {
     /// What is put in front of the path. Required; begins with `/`.

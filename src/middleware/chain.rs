@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_STEPS: usize = 1_024;
 
 /// Options of `chain`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ChainConfig {
     /// Names of other middlewares, in the order in which they see a request. Required.

@@ -42,7 +42,7 @@ const OWN_FIELDS: [&str; 9] = [
 ];
 
 /// Options of `headers`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HeadersConfig {
     /// Fields set in the request; an empty value removes the field. `Host` can be set.

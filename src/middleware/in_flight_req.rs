@@ -15,7 +15,7 @@ use super::source::{Source, SourceCriterionConfig};
 use super::{CompileContext, Flow, LinkContext};
 
 /// Options of `inFlightReq`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct InFlightReqConfig {
     /// Requests of one key that may be in flight together. Required, at least 1.

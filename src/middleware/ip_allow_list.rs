@@ -14,7 +14,7 @@ use super::source::{IpStrategyConfig, compile_ranges};
 use super::{CompileContext, Flow, LinkContext};
 
 /// Options of `ipAllowList`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct IpAllowListConfig {
     /// Addresses and ranges that are let through. Required.

@@ -42,7 +42,7 @@ pub use source::{IpStrategyConfig, Source, SourceCriterionConfig};
 pub use strip_prefix::{PathMatching, StripPrefix, StripPrefixConfig};
 
 /// An entry of `http.middlewares`: exactly one type, with its options.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum MiddlewareConfig {
     /// Puts a prefix in front of the path.
@@ -107,6 +107,12 @@ pub struct NotYet;
 impl<'de> Deserialize<'de> for NotYet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl serde::Serialize for NotYet {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde::ser::SerializeMap::end(serializer.serialize_map(Some(0))?)
     }
 }
 

@@ -18,7 +18,7 @@ use super::source::{Source, SourceCriterionConfig};
 use super::{CompileContext, Flow, LinkContext, NotYet};
 
 /// Options of `rateLimit`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RateLimitConfig {
     /// Requests admitted per `period` and key in the long run. 0, the default, turns the limit off.
@@ -38,7 +38,7 @@ pub struct RateLimitConfig {
 }
 
 /// Who shares buckets.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BucketScope {
     /// Each router that uses the middleware has its own, as in Traefik.

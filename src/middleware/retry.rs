@@ -16,7 +16,7 @@ use super::CompileContext;
 const DEFAULT_MAX_REQUEST_BODY_BYTES: i64 = 2 * 1024 * 1024;
 
 /// Options of `retry`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RetryConfig {
     /// Tries in all, the first included. Required, at least 1; 1 means no retry.
@@ -37,7 +37,7 @@ pub struct RetryConfig {
 }
 
 /// A status or a range of them, as text or as a bare number.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(untagged)]
 pub enum StatusText {
     /// `503`

@@ -14,7 +14,7 @@ use crate::limit::{LimitKey, Part};
 use super::LinkContext;
 
 /// How to find the client's address. Default: the peer's, after PROXY protocol.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct IpStrategyConfig {
     /// Take the n-th entry of `X-Forwarded-For` from the right, as the client sent it. 0: off.
@@ -71,7 +71,7 @@ pub(super) fn compile_ranges(texts: &[String], at: &ConfigPath, problems: &mut P
 }
 
 /// What a limit counts by: exactly one of these.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SourceCriterionConfig {
     /// The client's address.

@@ -19,7 +19,7 @@ use super::{CompileContext, Flow};
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Options of `stripPrefix`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StripPrefixConfig {
     /// The first of these that the path begins with is taken off. Required.
@@ -29,7 +29,7 @@ pub struct StripPrefixConfig {
 }
 
 /// What a prefix may be followed by.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PathMatching {
     /// Anything, as in Traefik: `/api` is a prefix of `/apix`.

@@ -136,10 +136,13 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&core.timers).drive());
     spawn_local(sweep(Rc::clone(&core)));
     let connections = Rc::new(Connections::default());
+    // What all connections were told, those still to come included.
+    let mut told = Drain::No;
     while let Some(command) = commands.recv().await {
         match command {
             Command::Serve(accepted) => {
                 let control = Rc::new(Control::default());
+                control.drain(told.min(Drain::Announce));
                 let id = connections.next.get();
                 connections.next.set(id + 1);
                 connections.controls.borrow_mut().insert(id, (accepted.listener, Rc::clone(&control)));
@@ -151,6 +154,9 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
             }
             Command::Adopt => core.adopt(),
             Command::Drain(listener, drain) => {
+                if listener.is_none() {
+                    told = drain;
+                }
                 for (of, control) in connections.controls.borrow().values() {
                     if listener.is_none_or(|listener| listener == *of) {
                         control.drain(drain);

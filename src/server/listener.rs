@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 
 use super::connection::Accepted;
 use super::cores::Cores;
@@ -21,8 +20,6 @@ use crate::snapshot::ListenerId;
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections taken before other tasks of the control plane get a turn.
-const ACCEPT_BATCH: usize = 64;
 
 /// Binds an address.
 ///
@@ -55,7 +52,7 @@ fn bind_exactly(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    TcpListener::from_std(socket.into())
 }
 
 /// Lets another of our own sockets bind an address that overlaps this one's, for the moment in which one
@@ -68,9 +65,11 @@ pub fn allow_overlap(listener: &TcpListener) -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct Admissions {
     open: AtomicU32,
+    /// Turned away.
+    pub refused: AtomicU64,
     /// 0: no limit.
     pub max: AtomicU32,
-    /// For each client address; 0: no limit.
+    /// Of them, of one client address; 0: no limit.
     pub max_per_client: AtomicU32,
     clients: Mutex<HashMap<IpAddr, u32>>,
 }
@@ -80,6 +79,7 @@ impl Admissions {
         let max = self.max.load(Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) >= max && max > 0 {
             self.open.fetch_sub(1, Ordering::Relaxed);
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let mut ticket = Ticket { admissions: Arc::clone(self), client: None };
@@ -88,6 +88,7 @@ impl Admissions {
             let mut clients = self.clients.lock();
             let open = clients.entry(client).or_default();
             if *open >= max_per_client {
+                self.refused.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             *open += 1;
@@ -139,41 +140,21 @@ impl Drop for Admission {
     }
 }
 
+/// Accepts what waits on a socket that is about to be closed, so that no client finds its connection reset.
+pub fn accept_waiting(listener: &TcpListener, id: ListenerId, admissions: &Arc<Admissions>, cores: &Cores) {
+    while let Ok((stream, peer)) = SockRef::from(listener).accept() {
+        if let (Ok(()), Some(peer)) = (stream.set_nonblocking(true), peer.as_socket()) {
+            hand_out(stream.into(), peer, id, admissions, cores);
+        }
+    }
+}
+
 /// Accepts for ever and hands each connection to the least loaded core. Ends when it is aborted.
-///
-/// `refused` is called for each connection that a limit turns away.
-pub async fn accept(
-    listener: Arc<AsyncFd<TcpListener>>,
-    id: ListenerId,
-    admissions: Arc<Admissions>,
-    cores: Arc<Cores>,
-    refused: impl Fn(),
-) {
+pub async fn accept(listener: Arc<TcpListener>, id: ListenerId, admissions: Arc<Admissions>, cores: Arc<Cores>) {
     loop {
-        let mut accepted = 0;
-        let result = listener
-            .async_io(Interest::READABLE, |listener| {
-                while accepted < ACCEPT_BATCH {
-                    let (stream, peer) = listener.accept()?;
-                    accepted += 1;
-                    stream.set_nonblocking(true)?;
-                    match admissions.enter(peer.ip().to_canonical()) {
-                        Some(ticket) => {
-                            cores.hand_out(|live| Accepted {
-                                stream,
-                                peer,
-                                listener: id,
-                                admission: Admission::new(ticket, live),
-                            });
-                        }
-                        None => refused(),
-                    }
-                }
-                Ok(())
-            })
-            .await;
-        match result {
-            Ok(()) => tokio::task::yield_now().await,
+        // A core registers the socket with its own reactor.
+        match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok((stream, peer)) => hand_out(stream, peer, id, &admissions, &cores),
             // The client was gone before we came.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -181,5 +162,18 @@ pub async fn accept(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+fn hand_out(
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    listener: ListenerId,
+    admissions: &Arc<Admissions>,
+    cores: &Cores,
+) {
+    // Without a place the socket is dropped, which closes it.
+    if let Some(ticket) = admissions.enter(peer.ip().to_canonical()) {
+        cores.hand_out(|live| Accepted { stream, peer, listener, admission: Admission::new(ticket, live) });
     }
 }

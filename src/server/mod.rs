@@ -3,6 +3,6 @@
 //! One acceptor a listener, on the control runtime, hands each socket to the core with the fewest live
 //! connections; from then on a connection and all it needs stay on that core.
 
-mod connection;
+pub mod connection;
 pub mod cores;
 pub mod listener;

@@ -164,7 +164,12 @@ pub fn compile(
         previous,
         metrics,
         problems,
-        defs: config.http.middlewares.iter().map(|(name, def)| (name.as_str().to_owned(), def.clone())).collect(),
+        defs: config
+            .http
+            .middlewares
+            .iter()
+            .map(|(name, def)| (name.as_str().to_owned(), def.clone()))
+            .collect(),
         stores,
         services: BTreeMap::new(),
         under_way: Vec::new(),

@@ -1,0 +1,723 @@
+//! From changed files to a changed proxy, or to nothing at all: the only writer of the snapshot.
+//!
+//! Everything that can fail (reading, compiling, binding, opening the log) is done before anything is
+//! changed. What is refused leaves no trace but the reason, in log, metrics and API.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, AdminView, InternalService};
+use crate::common::names::{EntryPointName, ServiceName};
+use crate::common::problem::{ConfigPath, Problem, Problems, Severity};
+use crate::config::document::DocumentConfig;
+use crate::config::entry_point::ListenAddress;
+use crate::config::load::{Document, Loaded, Loader, Texts};
+use crate::config::{observability, render};
+use crate::endpoint::live::{Live, LiveEndpoints};
+use crate::health::checker::{Checker, CheckerHandle};
+use crate::provider::file::Watcher;
+use crate::proxy::core::Shared;
+use crate::server::connection::Drain;
+use crate::server::cores::Cores;
+use crate::server::listener::{self, Admissions};
+use crate::snapshot::compile::{Draft, compile};
+use crate::snapshot::{Internal, ListenerId, Snapshot};
+use crate::status::Status;
+use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
+use crate::telemetry::log::LogHandle;
+use crate::telemetry::metrics::{Metrics, MetricsSettings};
+use crate::telemetry::{access_log, log};
+
+/// How long idle connections of an entry point that is gone may still send one more request, which is then
+/// answered with `Connection: close`.
+const REMOVED_GRACE: Duration = Duration::from_secs(10);
+
+/// Why there is no proxy.
+#[derive(Debug)]
+pub enum StartError {
+    /// The document has mistakes.
+    Problems(Problems, Texts),
+    /// The system refused something.
+    System(io::Error),
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Everything that a reload may change.
+pub struct Reloader {
+    loader: Loader,
+    fingerprint: u64,
+    watcher: Watcher,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+    cores: Arc<Cores>,
+    listeners: BTreeMap<EntryPointName, Listening>,
+    next_listener: u32,
+    admin: Option<AdminListening>,
+    checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
+    log: LogHandle,
+    log_settings: log::LogSettings,
+    /// Old snapshots are freed here, and not on a core that should be answering requests.
+    old: Vec<Arc<Snapshot>>,
+}
+
+struct Listening {
+    id: ListenerId,
+    address: ListenAddress,
+    reuse_port: bool,
+    socket: Arc<TcpListener>,
+    admissions: Arc<Admissions>,
+    task: JoinHandle<()>,
+    /// Accept for so long after SIGTERM, and finish within so long after that.
+    grace: (Duration, Duration),
+}
+
+struct AdminListening {
+    address: ListenAddress,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// A document that may come into use.
+struct Candidate {
+    loaded: Loaded,
+    document: Document,
+    draft: Draft,
+    problems: Problems,
+}
+
+/// Sockets and files that were opened for a candidate.
+struct Opened {
+    entries: BTreeMap<EntryPointName, TcpListener>,
+    admin: Option<Option<TcpListener>>,
+    access_log: Option<Option<Arc<AccessLog>>>,
+}
+
+impl Reloader {
+    /// Starts a proxy from its first document.
+    ///
+    /// # Errors
+    /// Every mistake in the document, or what the system said.
+    pub fn start(path: &Path) -> Result<Self, StartError> {
+        let loader = Loader::new(path);
+        let metrics = Arc::new(Metrics::new(MetricsSettings::default(), env!("CARGO_PKG_VERSION")));
+        let status = Status::new(Arc::clone(&metrics));
+        let loaded = loader.load();
+        let candidate = match candidate(loaded, None, &metrics) {
+            Ok(candidate) => candidate,
+            Err((problems, texts)) => return Err(StartError::Problems(problems, texts)),
+        };
+        let config = &candidate.document.config;
+        let log_settings = log_settings(config);
+        let log = log::init(&log_settings)?;
+        let watcher = Watcher::new(candidate.loaded.watch.iter().cloned().collect())?;
+        let internal = {
+            let status = Arc::clone(&status);
+            move |service: Internal, method: &http::Method, path: &str, query: Option<&str>| {
+                internal_answer(&*status, service, method, path, query)
+            }
+        };
+        let empty = Snapshot {
+            generation: 0,
+            hash: String::new(),
+            entry_points: Vec::new(),
+            draining: Vec::new(),
+            services: BTreeMap::new(),
+            stores: crate::limit::Stores::new(),
+        };
+        let shared = Arc::new(Shared {
+            snapshot: Live::new(empty),
+            access_log: Live::new(None),
+            internal: Box::new(internal),
+        });
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism()?.get(),
+            workers => workers.into(),
+        };
+        status.attach(&shared);
+        let cores = Cores::start(workers, &shared, &metrics)?;
+        let fingerprint = candidate.loaded.fingerprint;
+        let mut reloader = Self {
+            loader,
+            fingerprint,
+            watcher,
+            status,
+            metrics,
+            shared,
+            cores,
+            listeners: BTreeMap::new(),
+            next_listener: 0,
+            admin: None,
+            checkers: BTreeMap::new(),
+            log,
+            log_settings,
+            old: Vec::new(),
+        };
+        match reloader.open(&candidate) {
+            Ok(opened) => reloader.commit(candidate, opened)?,
+            Err(mut problems) => {
+                candidate.document.place(&mut problems);
+                reloader.cores.stop();
+                return Err(StartError::Problems(problems, candidate.loaded.texts));
+            }
+        }
+        Ok(reloader)
+    }
+
+    /// Completes when files have changed.
+    pub async fn changed(&self) {
+        self.watcher.changed().await;
+    }
+
+    /// Reads the files again; whatever comes of it, requests go on being served. With `force`, although
+    /// nothing seems to have changed.
+    pub fn reload(&mut self, force: bool) {
+        self.forget();
+        let loaded = self.loader.load();
+        if loaded.fingerprint == self.fingerprint && !force {
+            return;
+        }
+        self.fingerprint = loaded.fingerprint;
+        self.watcher.set_paths(loaded.watch.iter().cloned().collect());
+        let previous = self.shared.snapshot.load();
+        let candidate = match candidate(loaded, Some((&self.loader, &previous)), &self.metrics) {
+            Ok(candidate) => candidate,
+            Err((problems, _)) => return self.refuse(&problems),
+        };
+        let opened = match self.open(&candidate) {
+            Ok(opened) => opened,
+            Err(mut problems) => {
+                candidate.document.place(&mut problems);
+                return self.refuse(&problems);
+            }
+        };
+        if let Err(error) = self.commit(candidate, opened) {
+            // Nothing that a request needs is left undone: what fails here is told and tried again next time.
+            tracing::error!(%error, "configuration is in use, but not all of it");
+        }
+    }
+
+    /// Opens log files again, after somebody has moved them away.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &*self.shared.access_log.load() {
+            log.reopen();
+        }
+        match self.log.reopen() {
+            Ok(()) => tracing::info!("log files opened again"),
+            Err(error) => tracing::error!(%error, "log file cannot be opened again"),
+        }
+    }
+
+    fn refuse(&self, problems: &Problems) {
+        self.metrics.config_refused();
+        self.status.refused(problems);
+        let errors: Vec<_> =
+            problems.iter().filter(|problem| problem.severity == Severity::Error).map(render::line).collect();
+        tracing::error!(
+            problems = errors.len(),
+            generation = self.shared.snapshot.load().generation,
+            first = errors.first().map(String::as_str).unwrap_or(""),
+            "configuration refused, the running one stays"
+        );
+        for error in errors {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Opens what a candidate needs and is not open yet.
+    fn open(&self, candidate: &Candidate) -> Result<Opened, Problems> {
+        let mut problems = Problems::new();
+        let mut entries = BTreeMap::new();
+        for draft in &candidate.draft.entry_points {
+            let kept = self
+                .listeners
+                .get(&draft.name)
+                .is_some_and(|old| old.address == draft.address && old.reuse_port == draft.reuse_port);
+            if kept {
+                continue;
+            }
+            match self.bind(draft.address, draft.reuse_port) {
+                Ok(socket) => {
+                    entries.insert(draft.name.clone(), socket);
+                }
+                Err(error) => {
+                    let at = ConfigPath::of(&["entryPoints"]).key(draft.name.as_str()).key("address");
+                    problems.push(bind_problem(&at, draft.address, &error));
+                }
+            }
+        }
+        let config = &candidate.document.config;
+        let wanted = config.admin.address;
+        let mut admin = None;
+        if self.admin.as_ref().map(|admin| admin.address) != wanted {
+            let bound =
+                wanted.map(|address| self.bind(address, false));
+            match bound.transpose() {
+                Ok(socket) => admin = Some(socket),
+                Err(error) => {
+                    let at = ConfigPath::of(&["admin", "address"]);
+                    let address = wanted.expect("there is an address that could not be bound");
+                    problems.push(bind_problem(&at, address, &error));
+                }
+            }
+        }
+        let access_log = match self.open_access_log(config) {
+            Ok(access_log) => access_log,
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        };
+        if problems.has_errors() { Err(problems) } else { Ok(Opened { entries, admin, access_log }) }
+    }
+
+    /// Binds an address, also one that overlaps a socket of ours that it will replace.
+    fn bind(&self, address: ListenAddress, reuse_port: bool) -> io::Result<TcpListener> {
+        match listener::bind(address, reuse_port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port != 0 => {
+                let mut ours = false;
+                for old in self.listeners.values().filter(|old| old.address.port == address.port) {
+                    listener::allow_overlap(&old.socket)?;
+                    ours = true;
+                }
+                if ours { listener::bind(address, true) } else { Err(error) }
+            }
+            result => result,
+        }
+    }
+
+    /// `None` when the log stays as it is.
+    fn open_access_log(&self, config: &DocumentConfig) -> Result<Option<Option<Arc<AccessLog>>>, Problem> {
+        let at = ConfigPath::of(&["accessLog"]);
+        let wanted = match &config.access_log {
+            Some(config) => Some(access_log_settings(config, &at)?),
+            None => None,
+        };
+        let current = self.shared.access_log.load();
+        if current.as_ref().as_ref().map(|log| log.settings()) == wanted.as_ref() {
+            return Ok(None);
+        }
+        match wanted.map(AccessLog::start).transpose() {
+            Ok(log) => Ok(Some(log.map(Arc::new))),
+            Err(error) => {
+                Err(Problem::error(&at.key("filePath"), format!("access log cannot be opened: {error}")))
+            }
+        }
+    }
+
+    fn commit(&mut self, candidate: Candidate, opened: Opened) -> io::Result<()> {
+        let Candidate { loaded, document, draft, problems } = candidate;
+        let config = &document.config;
+        let previous = self.shared.snapshot.load();
+        let before: Vec<_> = draft
+            .entry_points
+            .iter()
+            .map(|entry| Planned {
+                name: entry.name.clone(),
+                address: entry.address,
+                reuse_port: entry.reuse_port,
+                max_connections: entry.max_connections,
+                grace: entry.grace,
+            })
+            .collect();
+        let Opened { mut entries, admin, access_log } = opened;
+        let mut ids = BTreeMap::new();
+        let mut fresh = Vec::new();
+        for plan in before {
+            match entries.remove(&plan.name) {
+                Some(socket) => {
+                    let id = ListenerId(self.next_listener);
+                    self.next_listener += 1;
+                    ids.insert(plan.name.clone(), id);
+                    fresh.push((plan, id, socket));
+                }
+                None => {
+                    if let Some(listening) = self.listeners.get_mut(&plan.name) {
+                        ids.insert(plan.name, listening.id);
+                        listening.grace = plan.grace;
+                        set_limits(&listening.admissions, plan.max_connections);
+                    }
+                }
+            }
+        }
+        let health = draft.health.clone();
+        let first = (previous.generation > 0).then_some(&*previous);
+        let snapshot = draft.commit(&ids, first, &loaded.hash);
+        let generation = snapshot.generation;
+        self.shared.snapshot.update(|_| Some(snapshot));
+        if let Some(log) = access_log {
+            if let Some(log) = &log {
+                self.metrics.count_access_log(log.counts());
+            }
+            self.shared.access_log.update(|_| Some(log));
+        }
+        self.cores.adopt();
+        self.old.push(previous);
+
+        let gone: Vec<EntryPointName> = self
+            .listeners
+            .iter()
+            .filter(|(name, old)| ids.get(*name) != Some(&old.id))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let gone: Vec<_> = gone.iter().filter_map(|name| self.listeners.remove_entry(name)).collect();
+        for (plan, id, socket) in fresh {
+            self.listen(plan, id, socket);
+        }
+        for (name, old) in gone {
+            self.close(&name, old);
+        }
+        self.check_health(health);
+        self.metrics.configure(metrics_settings(config));
+        let new_log = log_settings(config);
+        if new_log != self.log_settings {
+            self.log.set(&new_log)?;
+            self.log_settings = new_log;
+        }
+        if let Some(socket) = admin {
+            self.serve_admin(config.admin.address, socket);
+        }
+        self.loader.accept(&loaded);
+        self.report(&loaded, &problems, config, generation);
+        Ok(())
+    }
+
+    fn report(&self, loaded: &Loaded, problems: &Problems, config: &DocumentConfig, generation: u64) {
+        let disabled = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+        self.status.accepted(config, problems, generation, &loaded.hash);
+        self.metrics.config_accepted(generation, &loaded.hash, disabled as u64);
+        for problem in problems.iter() {
+            match problem.severity {
+                Severity::Error => tracing::error!("left out: {}", render::line(problem)),
+                Severity::Warning => tracing::warn!("{}", render::line(problem)),
+            }
+        }
+        for stale in &loaded.stale {
+            self.metrics.config_refused();
+            self.status.refused(&stale.problems);
+            tracing::error!(file = %stale.file.display(), "file refused, its last good version stays");
+            for problem in stale.problems.iter() {
+                tracing::error!("{}", render::line(problem));
+            }
+        }
+        tracing::info!(
+            generation,
+            hash = %loaded.hash,
+            routers = config.http.routers.len(),
+            services = config.http.services.len(),
+            "configuration loaded"
+        );
+    }
+
+    fn listen(&mut self, plan: Planned, id: ListenerId, socket: TcpListener) {
+        let socket = Arc::new(socket);
+        let admissions = Arc::new(Admissions::default());
+        set_limits(&admissions, plan.max_connections);
+        match socket.local_addr() {
+            Ok(address) => tracing::info!(entry_point = %plan.name, %address, "listening"),
+            Err(error) => tracing::warn!(entry_point = %plan.name, %error, "listening somewhere"),
+        }
+        let task = tokio::spawn(listener::accept(
+            Arc::clone(&socket),
+            id,
+            Arc::clone(&admissions),
+            Arc::clone(&self.cores),
+        ));
+        let Planned { name, address, reuse_port, grace, .. } = plan;
+        self.listeners.insert(name, Listening { id, address, reuse_port, socket, admissions, task, grace });
+    }
+
+    /// Stops listening; what waits to be accepted is, and open connections finish what they do.
+    fn close(&self, name: &EntryPointName, old: Listening) {
+        old.task.abort();
+        listener::accept_waiting(&old.socket, old.id, &old.admissions, &self.cores);
+        self.cores.drain(Some(old.id), Drain::Announce);
+        let cores = Arc::clone(&self.cores);
+        tokio::spawn(async move {
+            tokio::time::sleep(REMOVED_GRACE).await;
+            cores.drain(Some(old.id), Drain::Close);
+        });
+        tracing::info!(entry_point = %name, address = %old.address, "no longer listening");
+    }
+
+    fn check_health(
+        &mut self,
+        wanted: BTreeMap<ServiceName, (Arc<LiveEndpoints>, crate::health::HealthSettings)>,
+    ) {
+        let mut old = std::mem::take(&mut self.checkers);
+        for (name, (endpoints, settings)) in wanted {
+            let kept = old.remove(&name).filter(|(before, checker)| {
+                Arc::ptr_eq(before, &endpoints) && *checker.settings() == settings
+            });
+            let (endpoints, checker) = kept.unwrap_or_else(|| {
+                let runtime = tokio::runtime::Handle::current();
+                let checker = Checker::start(&runtime, name.clone(), Arc::clone(&endpoints), settings);
+                (endpoints, checker)
+            });
+            self.checkers.insert(name, (endpoints, checker));
+        }
+    }
+
+    fn serve_admin(&mut self, address: Option<ListenAddress>, socket: Option<TcpListener>) {
+        if let Some(mut old) = self.admin.take() {
+            // Dropping the sender would do; the word is clearer.
+            if let Some(stop) = old.stop.take() {
+                let _ = stop.send(());
+            }
+        }
+        if let (Some(address), Some(socket)) = (address, socket) {
+            let local = socket.local_addr();
+            let (stop, stopped) = oneshot::channel();
+            let view: Arc<dyn AdminView> = Arc::clone(&self.status) as Arc<dyn AdminView>;
+            let task = tokio::spawn(async move {
+                let stopped = async {
+                    let _ = stopped.await;
+                };
+                if let Err(error) = admin::serve(socket, view, stopped).await {
+                    tracing::error!(%error, "admin listener ended");
+                }
+            });
+            match local {
+                Ok(address) => tracing::info!(%address, "admin listening"),
+                Err(error) => tracing::warn!(%error, "admin listening somewhere"),
+            }
+            self.admin = Some(AdminListening { address, stop: Some(stop), task });
+        }
+    }
+
+    fn forget(&mut self) {
+        self.old.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Ends the process's work: not ready at once, accepting for a while (unless `at_once`), then no more,
+    /// then whatever is still open is cut. Completes early when nothing is open any more.
+    pub async fn shut_down(&mut self, at_once: bool) {
+        self.status.drain();
+        self.cores.drain(None, Drain::Announce);
+        let accept = self.listeners.values().map(|listening| listening.grace.0).max().unwrap_or_default();
+        let finish = self.listeners.values().map(|listening| listening.grace.1).max().unwrap_or_default();
+        if !at_once && !accept.is_zero() {
+            tracing::info!(seconds = accept.as_secs_f64(), "draining: still accepting");
+            tokio::time::sleep(accept).await;
+        }
+        for listening in self.listeners.values() {
+            listening.task.abort();
+            listener::accept_waiting(&listening.socket, listening.id, &listening.admissions, &self.cores);
+        }
+        self.listeners.clear();
+        self.cores.drain(None, Drain::Close);
+        let open = self.cores.live();
+        tracing::info!(open, seconds = finish.as_secs_f64(), "draining: no longer accepting");
+        let deadline = tokio::time::Instant::now() + finish;
+        while self.cores.live() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends everything that is still open, and says what that was.
+    pub async fn stop(mut self) {
+        let cut = self.cores.live();
+        if cut > 0 {
+            tracing::warn!(connections = cut, "connections cut");
+        }
+        self.cores.stop();
+        if let Some(log) = &*self.shared.access_log.load() {
+            log.close(Duration::from_secs(5));
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.task.abort();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// What an entry point needs besides its routes.
+struct Planned {
+    name: EntryPointName,
+    address: ListenAddress,
+    reuse_port: bool,
+    max_connections: (u32, u32),
+    grace: (Duration, Duration),
+}
+
+/// Compiles what was read; if a provider file is at fault, with its last good version.
+fn candidate(
+    loaded: Loaded,
+    running: Option<(&Loader, &Snapshot)>,
+    metrics: &Metrics,
+) -> Result<Candidate, (Problems, Texts)> {
+    let mut loaded = loaded;
+    // Falling back happens at most once: the second time there is nothing else to fall back to.
+    let mut fallen_back = false;
+    loop {
+        let mut problems = std::mem::take(&mut loaded.problems);
+        let Some(document) = loaded.document.take() else { return Err((problems, loaded.texts)) };
+        let previous = running.map(|(_, snapshot)| snapshot);
+        let draft = compile(&document.config, previous, metrics, &mut problems);
+        document.place(&mut problems);
+        if !document.refuses(&problems) {
+            return Ok(Candidate { loaded, document, draft, problems });
+        }
+        let other =
+            running.filter(|_| !fallen_back).and_then(|(loader, _)| loader.fall_back(&loaded, &problems));
+        match other {
+            Some(other) => {
+                fallen_back = true;
+                loaded = other;
+            }
+            None => return Err((problems, loaded.texts)),
+        }
+    }
+}
+
+fn bind_problem(at: &ConfigPath, address: ListenAddress, error: &io::Error) -> Problem {
+    let problem = Problem::error(at, format!("cannot listen on {address}: {error}"));
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            problem.hint("another process listens there; choose another port or end it")
+        }
+        io::ErrorKind::PermissionDenied => {
+            problem.hint("ports below 1024 need CAP_NET_BIND_SERVICE, or a higher port")
+        }
+        io::ErrorKind::AddrNotAvailable => problem.hint("this host has no such address"),
+        _ => problem,
+    }
+}
+
+fn set_limits(admissions: &Admissions, (max, per_client): (u32, u32)) {
+    admissions.max.store(max, Ordering::Relaxed);
+    admissions.max_per_client.store(per_client, Ordering::Relaxed);
+}
+
+fn internal_answer(
+    view: &dyn AdminView,
+    service: Internal,
+    method: &http::Method,
+    path: &str,
+    query: Option<&str>,
+) -> http::Response<bytes::Bytes> {
+    let service = match service {
+        Internal::Api => InternalService::Api,
+        Internal::Ping => InternalService::Ping,
+        Internal::Prometheus => InternalService::Prometheus,
+        Internal::Noop => {
+            let mut response = http::Response::new(bytes::Bytes::new());
+            *response.status_mut() = http::StatusCode::IM_A_TEAPOT;
+            return response;
+        }
+    };
+    admin::answer_internal(view, service, method, path, query)
+}
+
+fn log_settings(config: &DocumentConfig) -> log::LogSettings {
+    let config = &config.log;
+    log::LogSettings {
+        level: match config.level {
+            observability::LogLevel::Trace => log::LogLevel::Trace,
+            observability::LogLevel::Debug => log::LogLevel::Debug,
+            observability::LogLevel::Info => log::LogLevel::Info,
+            observability::LogLevel::Warn => log::LogLevel::Warn,
+            observability::LogLevel::Error => log::LogLevel::Error,
+            observability::LogLevel::Fatal => log::LogLevel::Fatal,
+            observability::LogLevel::Panic => log::LogLevel::Panic,
+        },
+        format: match config.format {
+            observability::LogFormat::Common => log::LogFormat::Common,
+            observability::LogFormat::Json => log::LogFormat::Json,
+        },
+        no_color: config.no_color,
+        target: match &config.file_path {
+            Some(path) => access_log::LogTarget::File(path.into()),
+            None => access_log::LogTarget::Stderr,
+        },
+    }
+}
+
+fn metrics_settings(config: &DocumentConfig) -> MetricsSettings {
+    match &config.metrics.prometheus {
+        None => MetricsSettings::default(),
+        Some(prometheus) => MetricsSettings {
+            entry_points: prometheus.add_entry_points_labels,
+            routers: prometheus.add_routers_labels,
+            services: prometheus.add_services_labels,
+            buckets: prometheus.buckets.clone(),
+            // Whoever writes Traefik's block has dashboards that know Traefik's names.
+            traefik_names: true,
+        },
+    }
+}
+
+fn access_log_settings(
+    config: &observability::AccessLogConfig,
+    at: &ConfigPath,
+) -> Result<AccessLogSettings, Problem> {
+    let mut status_codes = Vec::with_capacity(config.filters.status_codes.len());
+    for (index, text) in config.filters.status_codes.iter().enumerate() {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
+            (Ok(first), Ok(last)) if (100..=999).contains(&first) && first <= last => {
+                status_codes.push(first..=last)
+            }
+            _ => {
+                let at = at.key("filters").key("statusCodes").index(index);
+                return Err(Problem::error(&at, format!("bad status or range {text:?}"))
+                    .hint("write \"404\" or \"500-599\""));
+            }
+        }
+    }
+    let field_mode = |mode: observability::FieldMode| match mode {
+        observability::FieldMode::Keep => access_log::FieldMode::Keep,
+        observability::FieldMode::Drop => access_log::FieldMode::Drop,
+    };
+    let header_mode = |mode: observability::HeaderMode| match mode {
+        observability::HeaderMode::Keep => access_log::HeaderMode::Keep,
+        observability::HeaderMode::Drop => access_log::HeaderMode::Drop,
+        observability::HeaderMode::Redact => access_log::HeaderMode::Redact,
+    };
+    let fields = &config.fields;
+    Ok(AccessLogSettings {
+        target: match &config.file_path {
+            Some(path) => access_log::LogTarget::File(path.into()),
+            None => access_log::LogTarget::Stdout,
+        },
+        format: match config.format {
+            observability::AccessLogFormat::Common => access_log::AccessLogFormat::Common,
+            observability::AccessLogFormat::Json => access_log::AccessLogFormat::Json,
+            observability::AccessLogFormat::GenericClf => access_log::AccessLogFormat::GenericClf,
+        },
+        filters: access_log::AccessLogFilters {
+            status_codes,
+            retry_attempts: config.filters.retry_attempts,
+            min_duration: config.filters.min_duration.0,
+        },
+        fields: access_log::AccessLogFields {
+            default_mode: field_mode(fields.default_mode),
+            names: fields.names.iter().map(|(name, mode)| (name.clone(), field_mode(*mode))).collect(),
+            default_header_mode: header_mode(fields.headers.default_mode),
+            header_names: fields
+                .headers
+                .names
+                .iter()
+                .map(|(name, mode)| (name.clone(), header_mode(*mode)))
+                .collect(),
+            query: field_mode(fields.query_parameters.default_mode),
+        },
+        queue: match config.buffering_size {
+            0 => access_log::DEFAULT_QUEUE,
+            lines => usize::try_from(lines).unwrap_or(access_log::DEFAULT_QUEUE),
+        },
+    })
+}

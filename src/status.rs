@@ -1,0 +1,223 @@
+//! What the running process says of itself: to probes, to Prometheus, to the API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::admin::{
+    AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, Readiness, Refused, ServerStatus,
+    ServerStatuses, VersionInfo,
+};
+use crate::common::problem::{ConfigPath, Problems, Severity};
+use crate::config::document::DocumentConfig;
+use crate::config::render;
+use crate::endpoint::health;
+use crate::proxy::core::Shared;
+use crate::snapshot::ServiceKind;
+use crate::telemetry::metrics::{EndpointState, Metrics};
+
+/// The state that operators see.
+pub struct Status {
+    metrics: Arc<Metrics>,
+    shared: Mutex<Option<Arc<Shared>>>,
+    readiness: Mutex<Readiness>,
+    model: Mutex<Arc<ApiModel>>,
+    config: Mutex<ConfigStatus>,
+    options: Mutex<AdminOptions>,
+    started: SystemTime,
+}
+
+impl Status {
+    /// Nothing is loaded yet.
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            metrics,
+            shared: Mutex::new(None),
+            readiness: Mutex::new(Readiness::NotYet { why: "no configuration is loaded".to_owned() }),
+            model: Mutex::default(),
+            config: Mutex::default(),
+            options: Mutex::default(),
+            started: SystemTime::now(),
+        })
+    }
+
+    /// Cores run: endpoints can be asked for.
+    pub fn attach(&self, shared: &Arc<Shared>) {
+        *self.shared.lock() = Some(Arc::clone(shared));
+        let shared = Arc::clone(shared);
+        self.metrics.endpoints_from(move || endpoint_states(&shared));
+    }
+
+    /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
+    /// warnings.
+    pub fn accepted(&self, config: &DocumentConfig, problems: &Problems, generation: u64, hash: &str) {
+        *self.model.lock() = Arc::new(model(config, problems));
+        *self.options.lock() = options(config);
+        let mut status = self.config.lock();
+        *status = ConfigStatus {
+            generation,
+            hash: hash.to_owned(),
+            accepted: Some(SystemTime::now()),
+            refused: None,
+        };
+        let mut readiness = self.readiness.lock();
+        if *readiness != Readiness::Draining {
+            *readiness = Readiness::Ready;
+        }
+    }
+
+    /// A document, or a file of it, was refused; what runs goes on.
+    pub fn refused(&self, problems: &Problems) {
+        let problems = problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let problems = problems.map(render::line).collect();
+        self.config.lock().refused = Some(Refused { at: SystemTime::now(), problems });
+    }
+
+    /// The process is on its way out.
+    pub fn drain(&self) {
+        *self.readiness.lock() = Readiness::Draining;
+    }
+}
+
+impl AdminView for Status {
+    fn readiness(&self) -> Readiness {
+        self.readiness.lock().clone()
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    fn model(&self) -> Arc<ApiModel> {
+        Arc::clone(&self.model.lock())
+    }
+
+    fn server_status(&self) -> ServerStatuses {
+        let shared = self.shared.lock().clone();
+        let mut statuses = ServerStatuses::new();
+        for state in shared.iter().flat_map(|shared| endpoint_states(shared)) {
+            let status = if state.up { ServerStatus::Up } else { ServerStatus::Down };
+            statuses.entry(qualified(state.service.as_str())).or_default().insert(state.url, status);
+        }
+        statuses
+    }
+
+    fn version(&self) -> VersionInfo {
+        VersionInfo { version: env!("CARGO_PKG_VERSION").to_owned(), started: self.started }
+    }
+
+    fn config(&self) -> ConfigStatus {
+        self.config.lock().clone()
+    }
+
+    fn options(&self) -> AdminOptions {
+        self.options.lock().clone()
+    }
+}
+
+fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
+    let snapshot = shared.snapshot.load();
+    let mut states = Vec::new();
+    for (name, service) in &snapshot.services {
+        if let ServiceKind::Balanced(balanced) = &service.kind {
+            for member in balanced.endpoints.load().members() {
+                states.push(EndpointState {
+                    service: name.clone(),
+                    url: member.endpoint.url().as_str().to_owned(),
+                    up: member.health.status() == health::Status::Up,
+                });
+            }
+        }
+    }
+    states
+}
+
+fn options(config: &DocumentConfig) -> AdminOptions {
+    let terminating = config.ping.as_ref().map_or(503, |ping| ping.terminating_status_code);
+    AdminOptions {
+        api: true,
+        base_path: config.api.as_ref().map_or_else(|| "/".to_owned(), |api| api.base_path.clone()),
+        terminating_status: StatusCode::from_u16(terminating).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+        metrics: true,
+        access_log: config.access_log.is_some(),
+    }
+}
+
+/// The name as Traefik's API has it.
+fn qualified(name: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@file") }
+}
+
+fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
+    let http = ConfigPath::of(&["http"]);
+    let mut used_services: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut used_middlewares: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut routers = BTreeMap::new();
+    for (name, router) in &config.http.routers {
+        let full = qualified(name.as_str());
+        used_services.entry(qualified(&router.service)).or_default().push(full.clone());
+        for middleware in &router.middlewares {
+            used_middlewares.entry(qualified(middleware)).or_default().push(full.clone());
+        }
+        let mut value = serde_json::to_value(router).unwrap_or_default();
+        if router.priority == 0 {
+            value["priority"] = json!(router.rule.len());
+        }
+        let using = if router.entry_points.is_empty() {
+            config.entry_points.keys().map(ToString::to_string).collect()
+        } else {
+            router.entry_points.clone()
+        };
+        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using);
+        routers.insert(full, item);
+    }
+    let services = config.http.services.iter().map(|(name, service)| {
+        let full = qualified(name.as_str());
+        let value = strip_nulls(serde_json::to_value(service).unwrap_or_default());
+        let used = used_services.remove(&full).unwrap_or_default();
+        (full, item(value, &http.key("services").key(name.as_str()), problems).used(used))
+    });
+    let services = services.collect();
+    let middlewares = config.http.middlewares.iter().map(|(name, middleware)| {
+        let full = qualified(name.as_str());
+        let value = serde_json::to_value(middleware).unwrap_or_default();
+        let used = used_middlewares.remove(&full).unwrap_or_default();
+        (full, item(value, &http.key("middlewares").key(name.as_str()), problems).used(used))
+    });
+    let middlewares = middlewares.collect();
+    let entry_points = config.entry_points.iter().map(|(name, entry)| {
+        let value = serde_json::to_value(entry).unwrap_or_default();
+        let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
+        (name.to_string(), item(value, &at, problems))
+    });
+    ApiModel { entry_points: entry_points.collect(), routers, services, middlewares }
+}
+
+fn item(value: serde_json::Value, at: &ConfigPath, problems: &Problems) -> ApiItem {
+    let mut state = ItemState::Enabled;
+    let mut errors = Vec::new();
+    for problem in problems.iter().filter(|problem| problem.path.starts_with(at)) {
+        match problem.severity {
+            Severity::Error => state = ItemState::Disabled,
+            Severity::Warning if state == ItemState::Enabled => state = ItemState::Warning,
+            Severity::Warning => {}
+        }
+        errors.push(problem.message.clone());
+    }
+    ApiItem::new(value).state(state, errors)
+}
+
+fn strip_nulls(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, strip_nulls(value)))
+            .collect(),
+        other => other,
+    }
+}
