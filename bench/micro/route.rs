@@ -50,8 +50,7 @@ fn hosts_with_a_path_and_a_last_resort(bencher: Bencher<'_, '_>, count: usize) {
 
 #[divan::bench(args = [10, 1_000])]
 fn prefixes_of_one_host(bencher: Bencher<'_, '_>, count: usize) {
-    let table =
-        table((0..count).map(|n| format!("Host(`api.example.test`) && PathPrefix(`/service-{n}`)")));
+    let table = table((0..count).map(|n| format!("Host(`api.example.test`) && PathPrefix(`/service-{n}`)")));
     let (path, headers) = (format!("/service-{}/invoices/42", count / 2), HeaderMap::new());
     let subject = subject("api.example.test", &path, &headers);
     bencher.bench_local(|| table.lookup(black_box(&subject)).expect("a route"));
