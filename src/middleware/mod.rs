@@ -333,3 +333,85 @@ impl LinkContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::testing::{context, definitions, edit, request};
+
+    const NAMES: [&str; 26] = [
+        "addPrefix",
+        "basicAuth",
+        "buffering",
+        "chain",
+        "circuitBreaker",
+        "compress",
+        "contentType",
+        "digestAuth",
+        "encodedCharacters",
+        "errors",
+        "forwardAuth",
+        "grpcWeb",
+        "headers",
+        "inFlightReq",
+        "ipAllowList",
+        "ipWhiteList",
+        "passTLSClientCert",
+        "plugin",
+        "rateLimit",
+        "redirectRegex",
+        "redirectScheme",
+        "replacePath",
+        "replacePathRegex",
+        "retry",
+        "stripPrefix",
+        "stripPrefixRegex",
+    ];
+
+    #[test]
+    fn every_middleware_of_traefik_is_known_by_its_name() {
+        for name in NAMES {
+            let defs = definitions(&format!("{{m: {{{name}: {{}}}}}}"));
+            assert_eq!(defs["m"].kind(), name);
+        }
+        let schema = schemars::schema_for!(MiddlewareConfig).to_value().to_string();
+        for name in NAMES {
+            assert!(schema.contains(&format!("\"{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_yet_takes_any_options() {
+        for options in ["{}", "{a: {b: [1, c]}}", "null", "[1]"] {
+            assert_eq!(
+                definitions(&format!("{{m: {{plugin: {options}}}}}"))["m"],
+                MiddlewareConfig::Plugin(NotYet)
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_or_middleware_is_refused() {
+        for text in ["{m: {retry: {atempts: 3}}}", "{m: {rety: {attempts: 3}}}", "{m: {headers: {a: b}}}"] {
+            assert!(
+                serde_yaml::from_str::<std::collections::BTreeMap<String, MiddlewareConfig>>(text).is_err(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_later_link_sees_what_an_earlier_one_changed() {
+        let links = [
+            edit("stripPrefix", "{prefixes: [/api]}"),
+            edit("addPrefix", "{prefix: /v1}"),
+            edit("headers", "{customRequestHeaders: {X-Forwarded-Prefix: ''}}"),
+        ];
+        let mut head = request("/api/x", &[]);
+        for link in &links {
+            link.on_request(&mut context(), &mut head).expect("no refusal");
+        }
+        assert_eq!(head.path.as_str(), "/v1/x");
+        assert!(!head.headers.contains_key("x-forwarded-prefix"));
+    }
+}

@@ -141,6 +141,11 @@ impl StripPrefix {
 
 /// Whether no segment is empty, `.` or `..`, plain or escaped; the last may be empty.
 fn is_clean(path: &str) -> bool {
+    // Nearly every path is settled by this: only a segment that begins so can be wrong.
+    let suspect = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.' | b'%');
+    if !path.as_bytes().windows(2).any(suspect) {
+        return true;
+    }
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
