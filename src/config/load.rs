@@ -343,6 +343,8 @@ impl Reading<'_> {
             files.retain(|file| main.is_none() || std::fs::canonicalize(file).ok() != main);
             if file.watch {
                 self.loaded.watch.extend(files.iter().cloned());
+            } else {
+                self.loaded.watch = BTreeSet::from([self.loader.main.clone()]);
             }
             for file in files {
                 if let Some(part) = self.provider_file(&file) {
@@ -903,6 +905,28 @@ mod tests {
         let document = loaded.document.expect("a document");
         let place = document.locate(&ConfigPath::of(&["http", "routers", "b", "rule"])).expect("is there");
         assert_eq!((&*place.file, place.line, place.column), (&case.path("dyn/deep/b.YML"), 1, 28));
+    }
+
+    #[test]
+    fn files_that_are_not_watched_are_read_all_the_same() {
+        let case = case(&[
+            ("main.yaml", "providers: {file: {directory: dyn, watch: false}}\n"),
+            ("dyn/a.yaml", &with_router("a")),
+        ]);
+        let loaded = case.good();
+        assert_eq!(routers(&loaded), ["a"]);
+        assert_eq!(loaded.watch.iter().collect::<Vec<_>>(), [&case.path("main.yaml")]);
+    }
+
+    #[test]
+    fn an_error_that_only_checking_finds_leaves_a_provider_file_at_its_last_good_version_too() {
+        let mut case = case(&[("main.yaml", DIRECTORY), ("dyn/a.yaml", &with_router("a"))]);
+        let first = case.good();
+        case.loader.accept(&first);
+        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'https://a'}]}}}}\n");
+        let second = case.good();
+        assert_eq!(routers(&second), ["a"]);
+        assert_eq!(second.stale.len(), 1);
     }
 
     #[test]
