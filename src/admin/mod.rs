@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use crate::telemetry::metrics;
 
 pub use crate::admin::model::{ApiItem, ApiModel, ItemState};
 pub use crate::admin::redact::redact;
@@ -132,12 +135,27 @@ pub enum InternalService {
 }
 
 /// Answers a request on the admin listener.
+///
+/// Reads only: there is no method that changes anything. Cost: `/metrics` and `/api` grow with the
+/// configuration, so they belong off the data plane. HEAD gets the answer of GET: whoever sends it
+/// leaves the content out and keeps its length (RFC 9110 §9.3.2).
 pub fn answer(view: &dyn AdminView, method: &Method, path: &str, query: Option<&str>) -> Response<Bytes> {
-    let _ = (view, method, path, query);
-    Response::new(Bytes::new())
+    match path {
+        // Traefik answers any method here.
+        "/ping" => ping(view),
+        _ if !is_read(method) => not_allowed(),
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(view),
+        "/metrics" if view.options().metrics => metrics_page(view),
+        "/" => html(INDEX),
+        _ => match under_api(view, path) {
+            Some(rest) if view.options().api => api::answer(view, rest, query),
+            Some(_) | None => message(StatusCode::NOT_FOUND, "not found"),
+        },
+    }
 }
 
-/// Answers a request that a router sent to one of the proxy's own services.
+/// Answers a request that a router sent to one of the proxy's own services; HEAD as [`answer`] does.
 pub fn answer_internal(
     view: &dyn AdminView,
     service: InternalService,
@@ -145,6 +163,111 @@ pub fn answer_internal(
     path: &str,
     query: Option<&str>,
 ) -> Response<Bytes> {
-    let _ = (view, service, method, path, query);
-    Response::new(Bytes::new())
+    match service {
+        InternalService::Ping => ping(view),
+        InternalService::Api | InternalService::Prometheus if !is_read(method) => not_allowed(),
+        InternalService::Prometheus => metrics_page(view),
+        InternalService::Api => match under_api(view, path) {
+            Some(rest) => api::answer(view, rest, query),
+            None => message(StatusCode::NOT_FOUND, "not found"),
+        },
+    }
 }
+
+/// What people see who come with a browser.
+const INDEX: &str = "<!doctype html>
+<html lang=\"en\">
+<head><meta charset=\"utf-8\"><title>Sluicegate</title></head>
+<body>
+<h1>Sluicegate</h1>
+<ul>
+<li><a href=\"livez\">/livez</a>: the process runs</li>
+<li><a href=\"readyz\">/readyz</a>: it should get traffic</li>
+<li><a href=\"ping\">/ping</a>: as Traefik's</li>
+<li><a href=\"metrics\">/metrics</a>: for Prometheus</li>
+<li><a href=\"api/overview\">/api/overview</a>: how many of what</li>
+<li><a href=\"api/config\">/api/config</a>: which configuration runs, and why a newer one does not</li>
+<li><a href=\"api/rawdata\">/api/rawdata</a>: routers, services and middlewares at once</li>
+<li><a href=\"api/entrypoints\">/api/entrypoints</a></li>
+<li><a href=\"api/http/routers\">/api/http/routers</a></li>
+<li><a href=\"api/http/services\">/api/http/services</a></li>
+<li><a href=\"api/http/middlewares\">/api/http/middlewares</a></li>
+<li><a href=\"api/version\">/api/version</a></li>
+</ul>
+</body>
+</html>
+";
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+/// What follows `/api` in the path, if it stands there whole and behind the base path.
+fn under_api<'a>(view: &dyn AdminView, path: &'a str) -> Option<&'a str> {
+    let base = view.options().base_path;
+    let rest = path.strip_prefix(base.trim_end_matches('/'))?.strip_prefix("/api")?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+fn ping(view: &dyn AdminView) -> Response<Bytes> {
+    match view.readiness() {
+        Readiness::Draining => {
+            let status = view.options().terminating_status;
+            text(status, status.canonical_reason().unwrap_or_default())
+        }
+        Readiness::NotYet { .. } | Readiness::Ready => text(StatusCode::OK, "OK"),
+    }
+}
+
+fn ready(view: &dyn AdminView) -> Response<Bytes> {
+    match view.readiness() {
+        Readiness::Ready => text(StatusCode::OK, "ready\n"),
+        Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        Readiness::NotYet { why } => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+fn metrics_page(view: &dyn AdminView) -> Response<Bytes> {
+    response(StatusCode::OK, metrics::CONTENT_TYPE, view.metrics())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+    response(status, "text/plain; charset=utf-8", body)
+}
+
+fn html(body: &'static str) -> Response<Bytes> {
+    response(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
+fn json_response(status: StatusCode, body: &(impl serde::Serialize + ?Sized)) -> Response<Bytes> {
+    match serde_json::to_vec(body) {
+        Ok(body) => response(status, "application/json", body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// Traefik's shape of a mistake.
+fn message(status: StatusCode, message: &str) -> Response<Bytes> {
+    json_response(status, &serde_json::json!({ "message": message }))
+}
+
+fn not_allowed() -> Response<Bytes> {
+    let mut response = message(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    // RFC 9110 §15.5.6 wants it.
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Every answer is of this moment.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -32,14 +32,16 @@ impl ItemState {
 /// An item of the document: its keys as written (with defaults), without secrets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ApiItem {
-    config: Map<String, Value>,
-    state: ItemState,
-    errors: Vec<String>,
-    used: Vec<String>,
+    pub(super) config: Map<String, Value>,
+    pub(super) state: ItemState,
+    pub(super) errors: Vec<String>,
+    pub(super) used: Vec<String>,
 }
 
 impl ApiItem {
     /// Takes an item's keys, with secrets taken out; what is no map is shown as none.
+    ///
+    /// A service is `{"loadBalancer": {...}}`, a middleware `{"addPrefix": {...}}`: its one key is its type.
     pub fn new(mut config: Value) -> Self {
         redact(&mut config);
         let config = match config {
@@ -51,7 +53,7 @@ impl ApiItem {
         Self { config, ..Self::default() }
     }
 
-    /// Says how it is used and what is wrong with it.
+    /// Says whether it is used and what is wrong with it; the errors are shown as they are.
     #[must_use]
     pub fn state(mut self, state: ItemState, errors: Vec<String>) -> Self {
         self.state = state;

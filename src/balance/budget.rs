@@ -10,7 +10,8 @@ use crate::common::clock::Millis;
 /// Length of the sliding window, in seconds.
 const WINDOW: u32 = 10;
 
-/// One slot more than the window has seconds: a window that begins in the middle of a second touches that many.
+/// One slot more than the window has seconds: a window that begins in the middle of a second touches
+/// that many.
 const SLOTS: usize = WINDOW as usize + 1;
 
 /// How many retries a service may get.
@@ -18,7 +19,8 @@ const SLOTS: usize = WINDOW as usize + 1;
 pub struct RetryBudgetSettings {
     /// Retries for each 100 requests of the last 10 s. Default 20.
     pub percent: u32,
-    /// Retries a second in addition, counted over the same 10 s, so that a quiet service may retry too. Default 3.
+    /// Retries a second in addition, counted over the same 10 s, so that a quiet service may retry too.
+    /// Default 3.
     pub min_per_second: u32,
 }
 
@@ -30,8 +32,9 @@ impl Default for RetryBudgetSettings {
 
 /// The retries of one service, counted for all cores and for every kind of retry.
 ///
-/// Holds over any 10 s, however they are laid: retries <= percent of requests + 10 x min per second. Retries
-/// of up to 11 s and requests of at most 10 s are counted, so whole-second slots err on the careful side.
+/// Holds over any 10 s, however they are laid: retries <= percent of requests + 10 x min per second.
+/// Retries of up to 11 s and requests of at most 10 s are counted, so whole-second slots err on the
+/// careful side.
 #[derive(Debug)]
 pub struct RetryBudget {
     percent: AtomicU32,
@@ -70,8 +73,8 @@ impl RetryBudget {
 
     /// Takes one retry from the budget if there is one.
     ///
-    /// Cost: about 25 atomic operations. Cores that ask at the same moment may all be refused the last one; more
-    /// than the budget is never given.
+    /// Cost: about 25 atomic operations. Cores that ask at the same moment may all be refused the last
+    /// one; more than the budget is never given.
     pub fn try_retry(&self, now: Millis) -> bool {
         let second = second(now);
         let slot = self.slot(second);

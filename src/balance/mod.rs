@@ -73,8 +73,8 @@ impl Balancer {
     /// Chooses an available endpoint for the next attempt.
     ///
     /// Never one of `tried` while another is available; when all available ones were tried, one of
-    /// them; `None` only when none is available. `random` is evenly distributed over all of `u64`. Cost: O(1) when
-    /// `tried` is empty; else at most one walk over the set's sequence for each pick.
+    /// them; `None` only when none is available. `random` is evenly distributed over all of `u64`.
+    /// Cost: O(1) when `tried` is empty; else at most one walk over the set's sequence for each pick.
     pub fn pick<'a>(
         &self,
         set: &'a EndpointSet,
@@ -120,14 +120,11 @@ fn was_tried(member: &Member, tried: &[EndpointId]) -> bool {
     tried.contains(&member.endpoint.id())
 }
 
-/// The first member from `position` on, in the order of turns, that `wanted` takes; and how many turns were passed over.
+/// The first member from `position` on, in the order of turns, that `wanted` takes; and how many turns
+/// were passed over.
 ///
 /// At most one cycle.
-fn next_turn<'a>(
-    set: &'a EndpointSet,
-    position: u64,
-    wanted: impl Fn(&Member) -> bool,
-) -> Option<(&'a Member, u64)> {
+fn next_turn(set: &EndpointSet, position: u64, wanted: impl Fn(&Member) -> bool) -> Option<(&Member, u64)> {
     let cycle = u64::try_from(set.sequence().len()).unwrap_or(u64::MAX);
     (0..cycle).find_map(|passed| {
         let member = set.members().get(set.sequence().at(position.wrapping_add(passed))?)?;

@@ -22,7 +22,7 @@ pub(super) fn pick<'a>(set: &'a EndpointSet, tried: &[EndpointId], random: u64) 
 }
 
 /// A member drawn by weight from those that `wanted` takes.
-fn draw<'a>(set: &'a EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) -> Option<&'a Member> {
+fn draw(set: &EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
     for _ in 0..DRAWS {
         let member = set.members().get(set.sequence().draw(random)?)?;
         if wanted(member) {
@@ -33,8 +33,8 @@ fn draw<'a>(set: &'a EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> b
     next_turn(set, u64::from(random), wanted).map(|(member, _)| member)
 }
 
-/// Another number that has nothing to do with the first: the finalizer of MurmurHash3, which maps `u32` onto
-/// itself one to one; the constant before it keeps 0 from staying 0.
+/// Another number that has nothing to do with the first: the finalizer of MurmurHash3, which maps `u32`
+/// onto itself one to one; the constant before it keeps 0 from staying 0.
 fn scramble(random: u32) -> u32 {
     let mut x = random.wrapping_add(0x9e37_79b9);
     x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);

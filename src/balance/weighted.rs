@@ -13,7 +13,8 @@ pub struct WeightedChildren {
 }
 
 impl WeightedChildren {
-    /// Lays out children by weight; one with 0 gets nothing. `start` as for [`Balancer::new`](super::Balancer::new).
+    /// Lays out children by weight; one with 0 gets nothing. `start` as for
+    /// [`Balancer::new`](super::Balancer::new).
     pub fn new(weights: &[u32], start: u64) -> Self {
         Self { sequence: Sequence::new(weights), turn: Turn::new(start) }
     }

@@ -121,11 +121,14 @@ impl LiveEndpoints {
 
     /// Publishes the set of `servers`, carried over from the newest as [`EndpointSet::build`] does.
     ///
-    /// No result of a check that comes at the same time is lost. Returns the set.
+    /// No result of a check that comes at the same time is lost. A set that would be the same is not
+    /// published. Returns the newest set.
     pub fn rebuild(&self, servers: &[ServerSpec], watch: Watch) -> Arc<EndpointSet> {
-        self.0
-            .update(|newest| Some(EndpointSet::build(servers, Some(newest), watch)))
-            .expect("an update that always gives a value")
+        let published = self.0.update(|newest| {
+            let set = EndpointSet::build(servers, Some(newest), watch);
+            (!set.is_same(newest)).then_some(set)
+        });
+        published.unwrap_or_else(|| self.load())
     }
 
     /// Takes one result of a check into account.
@@ -215,6 +218,21 @@ mod tests {
         assert_eq!(report(CheckResult::Fail), Some(StatusChange { status: Status::Down, available: 1 }));
         assert_eq!(report(CheckResult::Fail), None);
         assert_eq!(report(CheckResult::Pass), Some(StatusChange { status: Status::Up, available: 2 }));
+    }
+
+    #[test]
+    fn a_rebuild_that_changes_nothing_publishes_nothing() {
+        let endpoints = LiveEndpoints::new(set_of(&[1, 2]));
+        let generation = endpoints.live().generation();
+        endpoints.rebuild(&servers(&[1, 2]), Watch::Checked);
+        assert_eq!(endpoints.live().generation(), generation);
+        for (weights, watch) in
+            [(&[1, 3][..], Watch::Checked), (&[1, 3], Watch::Unchecked), (&[1], Watch::Checked)]
+        {
+            let before = endpoints.live().generation();
+            endpoints.rebuild(&servers(weights), watch);
+            assert_eq!(endpoints.live().generation(), before + 1, "{weights:?}");
+        }
     }
 
     #[test]

@@ -62,8 +62,8 @@ pub struct EndpointSet {
 impl EndpointSet {
     /// Makes the set of `servers`, in their order.
     ///
-    /// A server that `previous` has too (same url, same use of its path) keeps its [`Endpoint`], and with it
-    /// its pools and load, whatever became of its weight; and its health, if `watch` is
+    /// A server that `previous` has too (same url, same use of its path) keeps its [`Endpoint`], and
+    /// with it its pools and load, whatever became of its weight; and its health, if `watch` is
     /// [`Watch::Checked`]. A server that is listed twice is one endpoint with the sum of the weights.
     pub fn build(servers: &[ServerSpec], previous: Option<&EndpointSet>, watch: Watch) -> Self {
         let known: HashMap<(&str, PathUse), &Member> = previous
@@ -134,6 +134,16 @@ impl EndpointSet {
     /// Whose turn is when, by their index in [`members`](Self::members): the available ones only.
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
+    }
+
+    /// Whether a reader could not tell it from `other`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Member, &Member)| {
+            a.endpoint.id() == b.endpoint.id() && a.weight == b.weight && a.health == b.health
+        };
+        self.watch == other.watch
+            && self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(same)
     }
 
     fn of(members: Box<[Member]>, watch: Watch) -> Self {

@@ -1,7 +1,7 @@
 //! The tasks that check a service's endpoints for as long as the service is configured.
 //!
-//! One task a service follows its list of endpoints; one task an endpoint checks it, so that a slow one holds up
-//! nobody. They run on the control plane's runtime. Never: the data path.
+//! One task a service follows its list of endpoints; one task an endpoint checks it, so that a slow one
+//! holds up nobody. They run on the control plane's runtime. Never: the data path.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -24,8 +24,8 @@ use crate::health::probe::{ProbeError, probe};
 /// Shortest time between two checks of an endpoint, whatever the settings say.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Each interval is longer by a random part of up to a tenth, so that the checks of many endpoints, and of many
-/// proxies that were started together, spread out.
+/// Each interval is longer by a random part of up to a tenth, so that the checks of many endpoints, and
+/// of many proxies that were started together, spread out.
 const JITTER: u32 = 10;
 
 /// Starts checks.
@@ -42,9 +42,9 @@ pub struct CheckerHandle {
 impl Checker {
     /// Checks all endpoints of a service, and those that come later, until the handle is dropped.
     ///
-    /// An endpoint that is new to the checker is checked for the first time after one whole interval (the
-    /// one that fits its status). Changes are published through `endpoints`, which must hold a set that was built with
-    /// `Watch::Checked`, and logged.
+    /// An endpoint that is new to the checker is checked for the first time after one whole interval
+    /// (the one that fits its status). Changes are published through `endpoints`, which must hold a set
+    /// that was built with `Watch::Checked`, and logged.
     pub fn start(
         runtime: &Handle,
         service: ServiceName,
@@ -269,6 +269,50 @@ mod tests {
         until_available(&endpoints, 0).await;
         *pod.answer.lock() = OK;
         until_available(&endpoints, 1).await;
+    }
+
+    /// Lines of a log, kept.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn each_change_is_logged_once_with_its_reason_and_without_secrets() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let pod = Pod::start(BROKEN).await;
+        let endpoints = endpoints(&[&pod.url]);
+        let mut settings = settings();
+        settings.headers.insert("authorization", HeaderValue::from_static("Bearer hunter2"));
+        let _checker = start(&endpoints, settings);
+        until_connections(&pod, 4).await;
+        *pod.answer.lock() = OK;
+        until_available(&endpoints, 1).await;
+        // Logged right after the change is published.
+        let so_far = pod.connections.load(Ordering::SeqCst);
+        until_connections(&pod, so_far + 1).await;
+
+        let log = String::from_utf8(log.0.lock().clone()).expect("text");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("endpoint is")).collect();
+        let [down, up] = lines[..] else { panic!("{log}") };
+        for part in ["WARN", "down", "service=pods", &pod.url, "reason=status 500, expected 200 to 399"] {
+            assert!(down.contains(part), "{part}: {down}");
+        }
+        assert!(up.contains("INFO") && up.contains("endpoint is up") && up.contains(&pod.url), "{up}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 
     #[tokio::test]

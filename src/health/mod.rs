@@ -1,7 +1,7 @@
 //! Active health checks: tasks of the control plane that ask each endpoint whether it is well.
 //!
-//! [`checker`] owns the tasks and their timing, [`probe`] asks once. What an answer means for an endpoint is
-//! decided by the pure `endpoint::health`, and published through `endpoint::live`.
+//! [`checker`] owns the tasks and their timing, [`probe`] asks once. What an answer means for an
+//! endpoint is decided by the pure `endpoint::health`, and published through `endpoint::live`.
 
 pub mod checker;
 pub mod probe;

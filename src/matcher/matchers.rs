@@ -246,9 +246,7 @@ impl fmt::Display for Matcher {
             f.write_str(")")
         };
         match self {
-            Self::Host(HostPattern::All) => call("Host", &["*"]),
-            Self::Host(HostPattern::Child(parent)) => call("Host", &[&format!("*.{parent}")]),
-            Self::Host(HostPattern::Exact(host)) => call("Host", &[host]),
+            Self::Host(pattern) => call("Host", &[&pattern.to_string()]),
             Self::HostRegexp(pattern) => call("HostRegexp", &[&pattern.text]),
             Self::Path(path) => call("Path", &[path]),
             Self::PathPrefix(prefix, _) => call("PathPrefix", &[prefix]),
@@ -269,18 +267,17 @@ impl fmt::Display for Matcher {
 
 impl HostPattern {
     fn parse(text: &str) -> Self {
-        if text == "*" {
-            return Self::All;
-        }
         // Of a host in a rule a port and one trailing dot count as little as of one in a request.
         if let Ok(address) = text.parse::<std::net::Ipv6Addr>() {
             return Self::Exact(address.to_string());
         }
         let canonical = match host_for_matching(text) {
+            // No authority at all, so no request has it. Never the empty host: some requests have that.
             host if host.is_empty() => text.to_ascii_lowercase(),
             host => host.into_owned(),
         };
         match canonical.strip_prefix("*.") {
+            _ if canonical == "*" => Self::All,
             Some(parent) => Self::Child(parent.to_owned()),
             None => Self::Exact(canonical),
         }
@@ -292,6 +289,20 @@ impl HostPattern {
             Self::Exact(exact) => host == exact,
             Self::Child(parent) => split_label(host).is_some_and(|rest| rest == parent),
         }
+    }
+}
+
+/// Writes what parses to the same pattern.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::All => "*".to_owned(),
+            Self::Child(parent) => format!("*.{parent}"),
+            Self::Exact(host) => host.clone(),
+        };
+        // The last dot of a host does not count, so one that counts needs another.
+        let dot = if Self::parse(&text) == *self { "" } else { "." };
+        write!(f, "{text}{dot}")
     }
 }
 
@@ -400,7 +411,8 @@ fn former_pattern(
         let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
         end > 0 && !part.starts_with(|c: char| c.is_ascii_digit()) && part[end..].starts_with([':', '}'])
     };
-    if text.match_indices('{').any(|(at, _)| named(&text[at + 1..]) && !text[..at].ends_with(['p', 'P'])) {
+    if text.match_indices('{').any(|(at, _)| named(&text[at + 1..]) && !text[..at].ends_with(['p', 'P', 'x']))
+    {
         let hint = Some("a v3 pattern is a regular expression: [a-z]+".to_owned());
         remark(RemarkKind::NeverMatches, "{name} is Traefik v2's way to write a pattern".into(), at, hint);
     }

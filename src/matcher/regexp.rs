@@ -86,6 +86,12 @@ fn escape<'a>(text: &'a str, inside: Inside, out: &mut String) -> &'a str {
             out.push_str(&regex::escape(quoted));
             return after;
         }
+        // `\p{Greek}` and `\x{10FFFF}`: these braces are no repetition.
+        'p' | 'P' | 'x' if after.starts_with('{') => {
+            let (braced, after) = after.split_at(after.find('}').map_or(after.len(), |end| end + 1));
+            let _ = write!(out, "\\{kind}{braced}");
+            return after;
+        }
         other => {
             out.push('\\');
             out.push(other);
@@ -142,9 +148,15 @@ fn class<'a>(text: &'a str, out: &mut String) -> &'a str {
                 out.push(c);
                 after
             }
+            // `--` too: at the start a dash and perhaps a range from it, later a range up to a dash.
             '-' if after.starts_with('-') => {
-                out.push_str("\\-");
-                after
+                if out.ends_with(['[', '^']) {
+                    out.push_str("\\-");
+                    after
+                } else {
+                    out.push_str("-\\-");
+                    &after[1..]
+                }
             }
             c => {
                 out.push(c);
@@ -193,11 +205,13 @@ mod tests {
             (r"^[^]a]$", "]", false),
             (r"^[a&&b]+$", "a&b", true),
             (r"^[!--]$", "%", true),
+            (r"^[--a]$", "A", true),
             (r"^[[:alpha:]]+$", "abc", true),
             (r"^\Qa.b\E$", "a.b", true),
             (r"^\Qa.b\E$", "axb", false),
             (r"(?i)^ÀPI$", "àpi", true),
             (r"^\pL$", "é", true),
+            (r"^\p{Greek}\x{3b2}[\x{3b3}]$", "αβγ", true),
             (r"^.$", "é", true),
             ("", "anything", true),
         ] {

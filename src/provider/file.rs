@@ -1,12 +1,14 @@
 //! Tells when configuration files have changed, however that was done, once things have settled.
 //!
 //! Reads the file system's notices and, because not every mount sends them, the state of the files
-//! themselves every few seconds. Never reads what is in the files: whoever is told compares the content, so that
-//! telling too often costs little; not telling must not happen.
+//! themselves every few seconds. Never reads what is in the files: whoever is told compares the
+//! content, so that telling too often costs little; not telling must not happen.
 //!
-//! What is watched are directories, one by one: each on the way to a file (the way leads through symbolic links,
-//! such as `..data` of a mounted ConfigMap), and for a directory of files all that is below it. A watch on a file
-//! itself would stay with the old file when a new one takes its name.
+//! What is watched are directories, one by one: that of each file, that of each symbolic link on the
+//! way to it (such as `..data` of a mounted ConfigMap), and for a directory of files all that is below
+//! it. A watch on a file itself would stay with the old file when a new one takes its name. Whether
+//! those directories are still the same is looked at every second; directories above them are not
+//! watched, because others open files in `/etc` all the time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -29,26 +31,28 @@ use tracing::warn;
 struct Timing {
     /// So long nothing must happen before a change counts as settled.
     quiet: Duration,
-    /// A file that is empty or missing, and was not, is waited for so long after the first notice: most likely it is
-    /// being written, and one wait is better than one error.
+    /// A file that is empty or missing, and was not, is waited for so long after the first notice: most
+    /// likely it is being written, and one wait is better than one error.
     half_way: Duration,
     /// So long after the first notice a change is told even if writing goes on.
     latest: Duration,
-    /// From one look at the files to the next.
-    poll: Duration,
-    /// The same when the system could not be asked for notices.
-    blind_poll: Duration,
+    /// From one look at all files to the next.
+    look: Duration,
+    /// From one look at the watched directories to the next; or at all files, while the system gives no
+    /// notices.
+    glance: Duration,
 }
 
 const TIMING: Timing = Timing {
     quiet: Duration::from_millis(100),
     half_way: Duration::from_millis(500),
     latest: Duration::from_secs(1),
-    poll: Duration::from_secs(5),
-    blind_poll: Duration::from_secs(1),
+    look: Duration::from_secs(5),
+    glance: Duration::from_secs(1),
 };
 
-/// A second look so long after a change was told: a directory that was replaced may have lost its watch meanwhile.
+/// All files are looked at again so long after a change was told: a directory that was removed and made
+/// again may have lost its watch meanwhile.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Entries looked at, over all watched directories: enough for 10,000 files of routes.
@@ -60,8 +64,8 @@ const MAX_DEPTH: usize = 32;
 /// Symbolic links on the way to one file; Linux itself gives up after 40.
 const MAX_LINKS: usize = 40;
 
-/// Looks again when files and directories are replaced while they are looked at, at most so many times in a row. The
-/// next poll sees the rest.
+/// Looks again when files and directories are replaced while they are looked at, at most so many times
+/// in a row. The next look sees the rest.
 const MAX_LOOKS: usize = 4;
 
 /// Where notices come from.
@@ -74,8 +78,8 @@ enum Notices {
 
 /// Watches files and directories of files.
 ///
-/// Its work is done by a thread of its own, because looking at a file may block (a dead network mount); dropping
-/// the watcher ends the thread as soon as it looks up.
+/// Its work is done by a thread of its own, because looking at a file may block (a dead network mount);
+/// dropping the watcher ends the thread as soon as it looks up.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
@@ -131,8 +135,9 @@ impl Interest {
 impl Watcher {
     /// Watches `paths`: files, directories (with all below them), and what does not exist yet.
     ///
-    /// [`changed`](Self::changed) completes once soon after, so that a change before the watch began is not missed.
-    /// Fails only if no thread can be started: without notices from the system the files are looked at every second.
+    /// [`changed`](Self::changed) completes once soon after, so that a change before the watch began is
+    /// not missed. Fails only if no thread can be started: without notices from the system the files
+    /// are looked at every second.
     pub fn new(paths: Vec<PathBuf>) -> io::Result<Self> {
         Self::with(paths, TIMING, Notices::System)
     }
@@ -156,8 +161,8 @@ impl Watcher {
 
     /// Completes when something has changed and settled since it last completed.
     ///
-    /// 100 ms after the last sign of a change; half a second after the first one when a file is gone or empty; one second
-    /// after the first one at the latest. Cancel safe; for one waiter at a time.
+    /// 100 ms after the last sign of a change; half a second after the first one when a file is gone or
+    /// empty; one second after the first one at the latest. Cancel safe; for one waiter at a time.
     pub async fn changed(&self) {
         self.shared.settled.notified().await;
     }
@@ -287,9 +292,10 @@ impl Lookout {
     }
 
     fn run(mut self) {
-        let mut next_look = Instant::now();
+        let mut next_look = Instant::now() + self.timing.look;
         loop {
-            match self.next_task(next_look) {
+            let next_glance = Instant::now() + self.timing.glance;
+            match self.next_task(next_look.min(next_glance)) {
                 Task::Stop => return,
                 Task::Watch(paths) => {
                     let paths: Vec<PathBuf> =
@@ -298,30 +304,28 @@ impl Lookout {
                         self.paths = paths;
                         self.look();
                         self.tell();
-                        next_look = self.next_look();
                     }
                 }
                 Task::Settle(pending) => {
                     if self.settles(pending) {
                         self.tell();
-                        next_look = self.next_look().min(Instant::now() + SECOND_LOOK);
+                        next_look = next_look.min(Instant::now() + SECOND_LOOK);
                     }
                 }
                 Task::Poll => {
-                    if self.look() {
-                        self.shared.state.lock().touch(Source::Look);
+                    let is_due = self.blind || Instant::now() >= next_look;
+                    if is_due || self.has_lost_a_directory() {
+                        next_look = Instant::now() + self.timing.look;
+                        if self.look() {
+                            self.shared.state.lock().touch(Source::Look);
+                        }
                     }
-                    next_look = self.next_look();
                 }
             }
         }
     }
 
-    fn next_look(&self) -> Instant {
-        Instant::now() + if self.blind { self.timing.blind_poll } else { self.timing.poll }
-    }
-
-    fn next_task(&self, next_look: Instant) -> Task {
+    fn next_task(&self, next_poll: Instant) -> Task {
         let mut state = self.shared.state.lock();
         loop {
             if state.stopped {
@@ -330,7 +334,7 @@ impl Lookout {
             if let Some(paths) = state.paths.take() {
                 return Task::Watch(paths);
             }
-            let due = state.pending.map_or(next_look, |pending| {
+            let due = state.pending.map_or(next_poll, |pending| {
                 (pending.last + self.timing.quiet).min(pending.first + self.timing.latest)
             });
             if Instant::now() >= due {
@@ -341,6 +345,14 @@ impl Lookout {
             }
             self.shared.wake.wait_until(&mut state, due);
         }
+    }
+
+    /// Whether a watched directory is not the one any more that had its name.
+    fn has_lost_a_directory(&self) -> bool {
+        let is_same = |(path, known): (&PathBuf, &(u64, u64))| {
+            fs::metadata(path).is_ok_and(|metadata| inode(&metadata) == *known)
+        };
+        !self.watched.iter().all(is_same)
     }
 
     /// Whether a change is over, as far as anybody can tell; if not, it is put back to wait longer.
@@ -395,18 +407,18 @@ impl Lookout {
     }
 
     /// Watches these directories and no others. Gives whether one of them was not watched before.
-    fn watch(&mut self, directories: &BTreeMap<PathBuf, Need>) -> bool {
+    fn watch(&mut self, directories: &BTreeSet<PathBuf>) -> bool {
         let Some(notices) = &mut self.notices else { return false };
         let mut is_new = false;
         let gone: Vec<PathBuf> =
-            self.watched.keys().filter(|path| !directories.contains_key(*path)).cloned().collect();
+            self.watched.keys().filter(|path| !directories.contains(*path)).cloned().collect();
         for path in gone {
             self.watched.remove(&path);
             // Fails when the directory itself is gone, and the watch with it.
             let _ = notices.unwatch(&path);
         }
         self.blind = false;
-        for (path, need) in directories {
+        for path in directories {
             let Ok(metadata) = fs::metadata(path) else { continue };
             match self.watched.insert(path.clone(), inode(&metadata)) {
                 Some(before) if before == inode(&metadata) => {}
@@ -417,11 +429,11 @@ impl Lookout {
                 }
                 None => is_new = true,
             }
-            // Also when it is watched already: that costs little, and the inode of a directory that was removed may
-            // be that of its successor.
+            // Also when it is watched already: that costs little, and the inode of a directory that was
+            // removed may be that of its successor.
             if let Err(error) = notices.watch(path, RecursiveMode::NonRecursive) {
                 self.watched.remove(path);
-                if *need == Need::Essential && path.is_dir() {
+                if path.is_dir() {
                     self.blind = true;
                     if !self.warned {
                         self.warned = true;
@@ -435,20 +447,11 @@ impl Lookout {
     }
 }
 
-/// Whether a directory must be watched.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Need {
-    /// Only its own renaming is seen there, which the poll sees too. It may be unreadable.
-    Useful,
-    /// Files change there.
-    Essential,
-}
-
 /// What is there at one moment. All paths but the keys of `files` are without symbolic links.
 #[derive(Debug, Default)]
 struct View {
     files: Files,
-    directories: BTreeMap<PathBuf, Need>,
+    directories: BTreeSet<PathBuf>,
     interest: Interest,
     visited: BTreeSet<PathBuf>,
     entries: usize,
@@ -492,8 +495,10 @@ impl View {
             let next = here.join(&step);
             self.interest.names.insert(next.clone());
             let found = fs::symlink_metadata(&next);
-            let is_plain_step = found.as_ref().is_ok_and(|found| !found.is_symlink()) && !ahead.is_empty();
-            self.need(&here, if is_plain_step { Need::Useful } else { Need::Essential });
+            let is_on_the_way = found.as_ref().is_ok_and(|found| !found.is_symlink()) && !ahead.is_empty();
+            if !is_on_the_way {
+                self.directories.insert(here.clone());
+            }
             if found.ok()?.is_symlink() {
                 links += 1;
                 let target = fs::read_link(&next).ok().filter(|_| links <= MAX_LINKS)?;
@@ -508,19 +513,12 @@ impl View {
         Some(here)
     }
 
-    fn need(&mut self, directory: &Path, need: Need) {
-        let known = self.directories.entry(directory.to_owned()).or_insert(need);
-        if need == Need::Essential {
-            *known = need;
-        }
-    }
-
     /// Takes all that is below a directory.
     fn walk(&mut self, directory: &Path, depth: usize) {
         if depth > MAX_DEPTH || !self.visited.insert(directory.to_owned()) {
             return;
         }
-        self.need(directory, Need::Essential);
+        self.directories.insert(directory.to_owned());
         self.interest.whole.insert(directory.to_owned());
         let Ok(entries) = fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
@@ -581,7 +579,7 @@ mod tests {
             scene
         }
 
-        /// Notices are told within a second; the poll alone would take five.
+        /// Notices are told within about a second; looking at all files alone would take five.
         async fn is_told(&self, what: &str) {
             let told = tokio::time::timeout(Duration::from_secs(4), self.watcher.changed()).await;
             assert!(told.is_ok(), "not told: {what}");
@@ -749,7 +747,7 @@ mod tests {
             dir.join("etc/conf/a.yaml")
         })
         .await;
-        // The parent's parent is renamed: the directory of the file gets no notice itself.
+        // The parent's parent is renamed: no watched directory gives notice of that.
         fs::create_dir_all(scene.path("new/conf")).expect("created");
         scene.write("new/conf/a.yaml", "two");
         fs::rename(scene.path("etc"), scene.path("old")).expect("renamed");
@@ -804,7 +802,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_mount_that_sends_no_notices_is_looked_at() {
-        let timing = Timing { blind_poll: Duration::from_millis(50), ..TIMING };
+        let timing = Timing { glance: Duration::from_millis(50), ..TIMING };
         let scene = Scene::with(timing, Notices::None, one_file).await;
         scene.write("a.yaml", "six");
         scene.is_told("the same size").await;

@@ -3,6 +3,8 @@
 //! A request loads it once and passes it by reference; a reload replaces it whole. Nothing in it is
 //! `Deserialize`: [`compile`] is the only bridge from what was written.
 
+pub mod compile;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ pub struct Snapshot {
     pub hash: String,
     /// A handful; searched in order.
     pub entry_points: Vec<Arc<EntryPoint>>,
+    /// No longer configured; they serve the connections that are still open.
+    pub draining: Vec<Arc<EntryPoint>>,
     /// By name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Buckets of limits, to be carried over to the next.
@@ -41,9 +45,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The entry point that a listener serves, unless it is no longer configured.
+    /// The entry point that a listener serves, or served until the last reload.
     pub fn entry_point(&self, listener: ListenerId) -> Option<&Arc<EntryPoint>> {
-        self.entry_points.iter().find(|entry| entry.listener == listener)
+        self.entry_points.iter().chain(&self.draining).find(|entry| entry.listener == listener)
     }
 
     /// Every endpoint of every service.

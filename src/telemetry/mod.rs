@@ -5,4 +5,4 @@
 pub mod access_log;
 pub mod log;
 pub mod metrics;
-mod time;
+pub(crate) mod time;

@@ -1,1 +1,15 @@
-fn main() {}
+//! The integration tests: the real binary between raw clients and raw origins on real sockets.
+//!
+//! Each test owns a proxy process, a directory and its ports, so all of them run side by side.
+
+mod harness;
+
+mod basic;
+mod forwarded;
+mod framing;
+mod middlewares;
+mod reload;
+mod routing;
+mod services;
+mod shutdown;
+mod upstream_faults;

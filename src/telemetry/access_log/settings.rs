@@ -86,7 +86,7 @@ pub struct AccessLogSettings {
     pub filters: AccessLogFilters,
     /// Which fields a line has.
     pub fields: AccessLogFields,
-    /// Lines that may wait for the writer (Traefik's `bufferingSize`); at least 1. More are dropped and counted.
+    /// Lines that may wait for the writer (Traefik's `bufferingSize`); fewer than 4,096 are taken as that. More are dropped and counted.
     pub queue: usize,
 }
 

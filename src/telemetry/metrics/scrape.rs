@@ -41,8 +41,11 @@ struct SmallFamily {
     metric: Metric,
     figure: Figure,
     name: Option<(&'static str, Kindred)>,
-    word: Option<(&'static str, fn(u8) -> &'static str)>,
+    word: Option<(&'static str, Word)>,
 }
+
+/// The label value of an enum's number.
+type Word = fn(u8) -> &'static str;
 
 /// Which table a small figure's name is in.
 #[derive(Clone, Copy, Debug)]
@@ -202,14 +205,16 @@ impl Metrics {
     fn add_up(&self, bounds: &Bounds) -> Sums {
         let mut sums = Sums::default();
         for core in self.cores.lock().iter() {
-            {
+            // Copied, so that a core which meets new labels does not wait for the adding up.
+            let (live, retired) = {
                 let exchanges = core.exchanges.lock();
-                for (key, totals) in &exchanges.retired {
-                    sums.exchanges.entry(*key).or_default().add(totals);
-                }
-                for cell in &exchanges.live {
-                    sums.exchanges.entry(cell.key).or_default().add(&cell.totals(bounds));
-                }
+                (exchanges.live.clone(), exchanges.retired.clone())
+            };
+            for (key, totals) in &retired {
+                sums.exchanges.entry(*key).or_default().add(totals);
+            }
+            for cell in &live {
+                sums.exchanges.entry(cell.key).or_default().add(&cell.totals(bounds));
             }
             // Ends are read before beginnings, so that no more connections seem closed than came.
             let small = core.small.lock();

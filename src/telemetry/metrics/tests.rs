@@ -353,3 +353,24 @@ fn no_metric_is_declared_twice_and_names_say_what_they_are() {
         assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
     }
 }
+
+#[test]
+fn label_sets_beyond_the_bound_of_a_core_are_counted_together() {
+    let metrics = Metrics::new(MetricsSettings::default(), "0.1.0");
+    let core = metrics.core();
+    for router in 0..150 {
+        let series = metrics.series(&web(), Some(&RouterName::new(&router.to_string())), None);
+        for status in 100..1_000 {
+            core.exchange(key(series, status), Duration::ZERO, 0, 0);
+        }
+    }
+    let samples = parse(&metrics.render());
+    let total = |entry_point: &str| -> f64 {
+        let of =
+            |labels: &BTreeMap<String, String>| labels.get("entrypoint").is_some_and(|e| e == entry_point);
+        let requests = "sluicegate_entrypoint_requests_total";
+        samples.iter().filter(|((name, labels), _)| name == requests && of(labels)).map(|(_, n)| n).sum()
+    };
+    // 131,072 sets are kept apart.
+    assert_eq!((total("web"), total("other")), (131_072.0, 135_000.0 - 131_072.0));
+}

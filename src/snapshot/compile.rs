@@ -1,0 +1,852 @@
+//! From the document to what the data path reads.
+//!
+//! Compiling changes nothing that runs: what a reload takes over is only named here, and changed by
+//! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use ipnet::IpNet;
+
+use super::{
+    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, Service, ServiceKind,
+    Snapshot, Transport, Underscores, Weighted,
+};
+use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
+use crate::balance::weighted::WeightedChildren;
+use crate::balance::{Balancer, Strategy};
+use crate::common::clock::{self, Millis};
+use crate::common::names::{EntryPointName, RouterName, ServiceName};
+use crate::common::problem::{ConfigPath, Problem, Problems, nearest};
+use crate::common::units::HumanDuration;
+use crate::config::document::DocumentConfig;
+use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
+use crate::config::router::{MAX_PRIORITY, RouterConfig};
+use crate::config::service::{self, HealthCheckConfig, LoadBalancerConfig, WeightedConfig};
+use crate::config::transport::ServersTransportConfig;
+use crate::endpoint::PathUse;
+use crate::endpoint::live::LiveEndpoints;
+use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
+use crate::endpoint::url::ServerUrl;
+use crate::health::{ExpectedStatus, HealthSettings, Redirects};
+use crate::http::forwarded::Forwarded;
+use crate::http::h1::parse::HeadLimits;
+use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
+use crate::limit::Stores;
+use crate::matcher::{PathMatching, RouterTable, Rule};
+use crate::middleware::{self, CompileContext, MiddlewareConfig};
+use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
+
+/// Name of the entry point that Traefik makes for its own services.
+const INTERNAL_ENTRY_POINT: &str = "traefik";
+/// Above every router of a user.
+const INTERNAL_PRIORITY: i64 = i64::MAX;
+
+/// A document, compiled but not in use.
+#[derive(Debug)]
+pub struct Draft {
+    /// What will listen.
+    pub entry_points: Vec<EntryDraft>,
+    /// Which services are checked, and how.
+    pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+    services: BTreeMap<ServiceName, Arc<Service>>,
+    stores: Stores,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+}
+
+/// An entry point without its socket.
+#[derive(Debug)]
+pub struct EntryDraft {
+    /// Its name.
+    pub name: EntryPointName,
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// Whether other processes may listen there too.
+    pub reuse_port: bool,
+    /// Connections it may have, and how many of one client; 0 for no limit.
+    pub max_connections: (u32, u32),
+    /// How long it accepts after SIGTERM, and how long requests may then take.
+    pub grace: (std::time::Duration, std::time::Duration),
+    label: EntryPointLabel,
+    series: Series,
+    settings: EntrySettings,
+    routers: RouterTable<Arc<Route>>,
+    access_log: bool,
+}
+
+impl Draft {
+    /// Puts the document in use, as far as that is not the caller's: gives the snapshot to be stored.
+    ///
+    /// `listeners` has the sockets of all entry points, by name. Entry points of `previous` that are gone
+    /// go on serving their open connections.
+    pub fn commit(
+        self,
+        listeners: &BTreeMap<EntryPointName, ListenerId>,
+        previous: Option<&Snapshot>,
+        hash: &str,
+    ) -> Snapshot {
+        for (live, servers, watch) in &self.endpoints {
+            live.rebuild(servers, *watch);
+        }
+        for (budget, settings) in self.budgets {
+            budget.set(settings);
+        }
+        let entry_points: Vec<_> = self
+            .entry_points
+            .into_iter()
+            .filter_map(|draft| {
+                let listener = *listeners.get(&draft.name)?;
+                Some(Arc::new(draft.with_listener(listener)))
+            })
+            .collect();
+        let draining = previous
+            .into_iter()
+            .flat_map(|previous| &previous.entry_points)
+            .filter(|old| entry_points.iter().all(|new| new.listener != old.listener))
+            .cloned()
+            .collect();
+        Snapshot {
+            generation: previous.map_or(1, |previous| previous.generation + 1),
+            hash: hash.to_owned(),
+            entry_points,
+            draining,
+            services: self.services,
+            stores: self.stores.settle(),
+        }
+    }
+
+    /// The routers of an entry point and what they lead to, for `explain`.
+    pub fn entry(&self, name: &str) -> Option<&EntryDraft> {
+        self.entry_points.iter().find(|entry| entry.name.as_str() == name)
+    }
+}
+
+impl EntryDraft {
+    /// Its routers.
+    pub fn routers(&self) -> &RouterTable<Arc<Route>> {
+        &self.routers
+    }
+
+    /// Its limits and times.
+    pub fn settings(&self) -> &EntrySettings {
+        &self.settings
+    }
+
+    fn with_listener(self, listener: ListenerId) -> EntryPoint {
+        EntryPoint {
+            name: self.name,
+            listener,
+            label: self.label,
+            series: self.series,
+            settings: self.settings,
+            routers: self.routers,
+            access_log: self.access_log,
+        }
+    }
+}
+
+/// Compiles a document. Items with errors are left out of the draft; whether that refuses the document is
+/// the caller's to say.
+pub fn compile(
+    config: &DocumentConfig,
+    previous: Option<&Snapshot>,
+    metrics: &Metrics,
+    problems: &mut Problems,
+) -> Draft {
+    let stores = previous.map_or_else(Stores::new, |previous| Stores::after(&previous.stores));
+    let mut compiler = Compiler {
+        config,
+        previous,
+        metrics,
+        problems,
+        defs: config.http.middlewares.iter().map(|(name, def)| (name.as_str().to_owned(), def.clone())).collect(),
+        stores,
+        services: BTreeMap::new(),
+        under_way: Vec::new(),
+        endpoints: Vec::new(),
+        budgets: Vec::new(),
+        health: BTreeMap::new(),
+    };
+    compiler.run()
+}
+
+struct Compiler<'a> {
+    config: &'a DocumentConfig,
+    previous: Option<&'a Snapshot>,
+    metrics: &'a Metrics,
+    problems: &'a mut Problems,
+    defs: BTreeMap<String, MiddlewareConfig>,
+    stores: Stores,
+    /// `None` for one with errors.
+    services: BTreeMap<ServiceName, Option<Arc<Service>>>,
+    /// Weighted services on the way to the one that is being compiled.
+    under_way: Vec<ServiceName>,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+    health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+}
+
+/// A router on one entry point.
+type Entry = (Rule, i64, String, Arc<Route>);
+
+impl Compiler<'_> {
+    fn run(&mut self) -> Draft {
+        let config = self.config;
+        let http = ConfigPath::of(&["http"]);
+        middleware::check(&self.defs, &http.key("middlewares"), self.problems);
+        for (name, transport) in &config.http.servers_transports {
+            check_transport(transport, &http.key("serversTransports").key(name), self.problems);
+        }
+        check_transport(&config.servers_transport, &ConfigPath::of(&["serversTransport"]), self.problems);
+        for name in config.http.services.keys() {
+            self.service(name);
+        }
+        let entry_configs = self.entry_configs();
+        let mut entries: BTreeMap<&EntryPointName, Vec<Entry>> =
+            entry_configs.keys().map(|name| (name, Vec::new())).collect();
+        for (name, router) in &config.http.routers {
+            self.router(name, router, &entry_configs, &mut entries);
+        }
+        self.internal_routers(&entry_configs, &mut entries);
+        let mut routers: BTreeMap<EntryPointName, Vec<Entry>> =
+            entries.into_iter().map(|(name, entries)| (name.clone(), entries)).collect();
+        let entry_points = entry_configs
+            .iter()
+            .map(|(name, entry)| {
+                let routers = routers.remove(name).unwrap_or_default();
+                self.entry_point(name, entry, routers)
+            })
+            .collect();
+        Draft {
+            entry_points,
+            health: std::mem::take(&mut self.health),
+            services: std::mem::take(&mut self.services)
+                .into_iter()
+                .filter_map(|(name, service)| Some((name, service?)))
+                .collect(),
+            stores: std::mem::take(&mut self.stores),
+            endpoints: std::mem::take(&mut self.endpoints),
+            budgets: std::mem::take(&mut self.budgets),
+        }
+    }
+
+    /// The entry points of the document, and those that Traefik would make by itself.
+    fn entry_configs(&self) -> BTreeMap<EntryPointName, EntryPointConfig> {
+        let mut entries = self.config.entry_points.clone();
+        let makes = |port| EntryPointConfig::at(ListenAddress { ip: None, port });
+        let internal = EntryPointName::new(INTERNAL_ENTRY_POINT);
+        if entries.keys().all(|name| *name == internal) {
+            entries.insert(EntryPointName::new("http"), makes(80));
+        }
+        if self.internal_services().any(|(entry, ..)| entry == INTERNAL_ENTRY_POINT) {
+            entries.entry(internal).or_insert_with(|| makes(8080));
+        }
+        entries
+    }
+
+    /// What Traefik's `ping`, `api` and `metrics.prometheus` blocks put on which entry point.
+    fn internal_services(
+        &self,
+    ) -> impl Iterator<Item = (&str, &'static str, &'static str, Internal, ConfigPath)> {
+        let ping = self.config.ping.as_ref().filter(|ping| !ping.manual_routing).map(|ping| {
+            let at = ConfigPath::of(&["ping", "entryPoint"]);
+            (ping.entry_point.as_str(), "ping@internal", "PathPrefix(`/ping`)", Internal::Ping, at)
+        });
+        let api = self.config.api.as_ref().filter(|api| api.insecure).map(|_| {
+            let at = ConfigPath::of(&["api", "insecure"]);
+            (INTERNAL_ENTRY_POINT, "api@internal", "PathPrefix(`/api`)", Internal::Api, at)
+        });
+        let prometheus = self.config.metrics.prometheus.as_ref().filter(|metrics| !metrics.manual_routing);
+        let prometheus = prometheus.map(|metrics| {
+            let at = ConfigPath::of(&["metrics", "prometheus", "entryPoint"]);
+            let rule = "PathPrefix(`/metrics`)";
+            (metrics.entry_point.as_str(), "prometheus@internal", rule, Internal::Prometheus, at)
+        });
+        [ping, api, prometheus].into_iter().flatten()
+    }
+
+    fn internal_routers(
+        &mut self,
+        entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
+        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+    ) {
+        let wanted: Vec<_> = self
+            .internal_services()
+            .map(|(entry, name, rule, internal, at)| (entry.to_owned(), name, rule, internal, at))
+            .collect();
+        for (entry, name, rule, internal, at) in wanted {
+            let entry = EntryPointName::new(&entry);
+            let Some(routers) = entries.get_mut(&entry) else {
+                self.problems.push(unknown(
+                    "entry point",
+                    entry.as_str(),
+                    &at,
+                    entry_configs.keys().map(|name| name.as_str()),
+                ));
+                continue;
+            };
+            let Ok(rule) = Rule::parse(rule) else { continue };
+            let route = Route {
+                name: RouterName::new(name),
+                chain: Box::default(),
+                service: self.internal(internal),
+                request_timeout: 0,
+                response_header_timeout: None,
+                idle_timeout: None,
+                series: self.metrics.series(&entry, None, None),
+                access_log: false,
+                metrics: false,
+            };
+            routers.push((rule, INTERNAL_PRIORITY, name.to_owned(), Arc::new(route)));
+        }
+    }
+
+    fn entry_point(
+        &mut self,
+        name: &EntryPointName,
+        entry: &EntryPointConfig,
+        routers: Vec<Entry>,
+    ) -> EntryDraft {
+        let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
+        let times = &entry.transport.responding_timeouts;
+        let http = &entry.http;
+        let head = HeadLimits { bytes: http.max_header_bytes, fields: http.max_header_fields };
+        for (limit, least, key) in [(head.bytes, 256, "maxHeaderBytes"), (head.fields, 1, "maxHeaderFields")]
+        {
+            if limit < least {
+                self.problems.error(&at.key("http").key(key), format!("{key} must be at least {least}"));
+            }
+        }
+        let encoded = &http.encoded_characters;
+        EntryDraft {
+            name: name.clone(),
+            address: entry.address,
+            reuse_port: entry.reuse_port,
+            max_connections: (entry.max_connections, entry.max_connections_per_client),
+            grace: (
+                entry.transport.life_cycle.request_accept_grace_timeout.0,
+                entry.transport.life_cycle.grace_time_out.0,
+            ),
+            label: self.metrics.entry_point(name),
+            series: self.metrics.series(name, None, None),
+            settings: EntrySettings {
+                head,
+                head_timeout: millis(times.head_timeout),
+                read_timeout: millis(times.read_timeout),
+                write_timeout: millis(times.write_timeout),
+                idle_timeout: millis(times.idle_timeout),
+                keep_alive_max_time: millis(entry.transport.keep_alive_max_time),
+                keep_alive_max_requests: entry.transport.keep_alive_max_requests,
+                forwarded: self.forwarded(&entry.forwarded_headers, &at.key("forwardedHeaders")),
+                path: PathOptions {
+                    encoded: EncodedCharacters {
+                        slash: encoded.allow_encoded_slash,
+                        backslash: encoded.allow_encoded_back_slash,
+                        null: encoded.allow_encoded_null_character,
+                        semicolon: encoded.allow_encoded_semicolon,
+                        percent: encoded.allow_encoded_percent,
+                        question_mark: encoded.allow_encoded_question_mark,
+                        hash: encoded.allow_encoded_hash,
+                    },
+                    sanitize: http.sanitize_path,
+                },
+                semicolons: if http.encode_query_semicolons {
+                    QuerySemicolons::Encode
+                } else {
+                    QuerySemicolons::Ampersand
+                },
+                underscores: match http.underscore_headers_strategy {
+                    entry_point::UnderscoreHeadersStrategy::Keep => Underscores::Keep,
+                    entry_point::UnderscoreHeadersStrategy::Delete => Underscores::Delete,
+                    entry_point::UnderscoreHeadersStrategy::Reject => Underscores::Reject,
+                },
+            },
+            routers: RouterTable::new(routers),
+            access_log: entry.observability.access_logs,
+        }
+    }
+
+    fn forwarded(&mut self, config: &ForwardedHeadersConfig, at: &ConfigPath) -> Forwarded {
+        let mut trusted = Vec::with_capacity(config.trusted_ips.len());
+        for (index, text) in config.trusted_ips.iter().enumerate() {
+            match parse_net(text) {
+                Some(net) => trusted.push(net),
+                None => {
+                    let problem = Problem::error(
+                        &at.key("trustedIPs").index(index),
+                        format!("bad address or network {text:?}"),
+                    );
+                    self.problems.push(problem.hint("write 10.0.0.1 or 10.0.0.0/8"));
+                }
+            }
+        }
+        let mut connection = Vec::with_capacity(config.connection.len());
+        for (index, text) in config.connection.iter().enumerate() {
+            match HeaderName::try_from(text) {
+                Ok(name) => connection.push(name),
+                Err(_) => {
+                    self.problems
+                        .error(&at.key("connection").index(index), format!("bad header name {text:?}"));
+                }
+            }
+        }
+        let append = !config.not_append_x_forwarded_for && !self.config.global.not_append_x_forwarded_for;
+        Forwarded { insecure: config.insecure, trusted, append, connection, server: host_name() }
+    }
+
+    fn router(
+        &mut self,
+        name: &RouterName,
+        router: &RouterConfig,
+        entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
+        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+    ) {
+        let at = ConfigPath::of(&["http", "routers"]).key(name.as_str());
+        let before = self.problems.len();
+        if router.priority > MAX_PRIORITY {
+            self.problems.error(&at.key("priority"), format!("priority must be at most {MAX_PRIORITY}"));
+        }
+        let service = self.find_service(&router.service, &at.key("service"));
+        let chosen = self.chosen_entries(router, &at.key("entryPoints"), entry_configs);
+        let mut routes = Vec::with_capacity(chosen.len());
+        for (turn, entry_name) in chosen.iter().enumerate() {
+            let entry = &entry_configs[entry_name.as_str()];
+            // What is wrong with a router is said once, not once an entry point.
+            let mut others = Problems::new();
+            let problems = if turn == 0 { &mut *self.problems } else { &mut others };
+            let matching = match router.path_matching.unwrap_or(entry.http.path_matching) {
+                entry_point::PathMatching::Prefix => PathMatching::Prefix,
+                entry_point::PathMatching::Segment => PathMatching::Segment,
+            };
+            let rule = parse_rule(router, &at.key("rule"), matching, problems);
+            let mut context = CompileContext {
+                problems,
+                stores: &mut self.stores,
+                router: name,
+                path_matching: match matching {
+                    PathMatching::Prefix => middleware::PathMatching::Prefix,
+                    PathMatching::Segment => middleware::PathMatching::Segment,
+                },
+            };
+            let defs = &self.defs;
+            let entry_at =
+                ConfigPath::of(&["entryPoints"]).key(entry_name.as_str()).key("http").key("middlewares");
+            let outer = middleware::compile_chain(&entry.http.middlewares, &entry_at, defs, &mut context);
+            let own =
+                middleware::compile_chain(&router.middlewares, &at.key("middlewares"), defs, &mut context);
+            let (Some(rule), Some(outer), Some(own), Some(service)) = (rule, outer, own, &service) else {
+                continue;
+            };
+            let metrics = self.metrics;
+            let chain = outer
+                .into_iter()
+                .chain(own)
+                .map(|(name, link)| ChainLink { label: metrics.middleware(&name), name, link })
+                .collect();
+            let seen = &router.observability;
+            let route = Arc::new(Route {
+                name: name.clone(),
+                chain,
+                service: Arc::clone(service),
+                request_timeout: millis(router.timeouts.request),
+                response_header_timeout: router.timeouts.response_header.map(millis),
+                idle_timeout: router.timeouts.idle.map(millis),
+                series: metrics.series(entry_name, Some(name), Some(&service.name)),
+                access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
+                metrics: seen.metrics.unwrap_or(entry.observability.metrics),
+            });
+            routes.push((*entry_name, (rule, router.priority, name.as_str().to_owned(), route)));
+        }
+        if self.problems.errors_since(before) {
+            return;
+        }
+        for (entry_name, route) in routes {
+            if let Some(routers) = entries.get_mut(entry_name) {
+                routers.push(route);
+            }
+        }
+    }
+
+    fn chosen_entries<'e>(
+        &mut self,
+        router: &RouterConfig,
+        at: &ConfigPath,
+        entries: &'e BTreeMap<EntryPointName, EntryPointConfig>,
+    ) -> Vec<&'e EntryPointName> {
+        if router.entry_points.is_empty() {
+            let defaults: Vec<_> =
+                entries.iter().filter(|(_, entry)| entry.as_default).map(|(name, _)| name).collect();
+            if !defaults.is_empty() {
+                return defaults;
+            }
+            return entries.keys().filter(|name| name.as_str() != INTERNAL_ENTRY_POINT).collect();
+        }
+        let mut chosen = Vec::new();
+        for (index, name) in router.entry_points.iter().enumerate() {
+            match entries.get_key_value(name.as_str()) {
+                Some((name, _)) if chosen.contains(&name) => {}
+                Some((name, _)) => chosen.push(name),
+                None => {
+                    let known = entries.keys().map(|name| name.as_str());
+                    self.problems.push(unknown("entry point", name, &at.index(index), known));
+                }
+            }
+        }
+        chosen
+    }
+
+    /// The service a router or a weighted service names.
+    fn find_service(&mut self, text: &str, at: &ConfigPath) -> Option<Arc<Service>> {
+        let (name, provider) = text.split_once('@').unwrap_or((text, "file"));
+        if provider == "internal" {
+            let internal = match name {
+                "api" => Internal::Api,
+                "ping" => Internal::Ping,
+                "prometheus" => Internal::Prometheus,
+                "noop" => Internal::Noop,
+                "dashboard" | "rest" | "acme-http" => {
+                    self.problems.error(at, format!("{text} is not supported yet"));
+                    return None;
+                }
+                _ => {
+                    let known = ["api@internal", "ping@internal", "prometheus@internal", "noop@internal"];
+                    self.problems.push(unknown("service", text, at, known));
+                    return None;
+                }
+            };
+            return Some(self.internal(internal));
+        }
+        let known: Vec<&str> = self.config.http.services.keys().map(|name| name.as_str()).collect();
+        if provider != "file" {
+            let problem = Problem::error(at, format!("service {text:?} is of a provider that is not there"));
+            self.problems.push(problem.hint(format!("write {name:?} or \"{name}@file\"")));
+            return None;
+        }
+        if !known.contains(&name) {
+            if self.is_broken(&ConfigPath::of(&["http", "services"]).key(name)) {
+                self.problems.error(at, format!("service {name:?} has errors"));
+            } else {
+                self.problems.push(unknown("service", name, at, known));
+            }
+            return None;
+        }
+        let service = self.service(&ServiceName::new(name));
+        if service.is_none() {
+            self.problems.error(at, format!("service {name:?} has errors"));
+        }
+        service
+    }
+
+    /// Whether an item was left out because it could not even be read.
+    fn is_broken(&self, path: &ConfigPath) -> bool {
+        self.problems.iter().any(|problem| problem.path.starts_with(path))
+    }
+
+    fn internal(&self, internal: Internal) -> Arc<Service> {
+        let name = ServiceName::new(match internal {
+            Internal::Api => "api@internal",
+            Internal::Ping => "ping@internal",
+            Internal::Prometheus => "prometheus@internal",
+            Internal::Noop => "noop@internal",
+        });
+        Arc::new(Service { label: self.metrics.service(&name), name, kind: ServiceKind::Internal(internal) })
+    }
+
+    fn service(&mut self, name: &ServiceName) -> Option<Arc<Service>> {
+        if let Some(known) = self.services.get(name) {
+            return known.clone();
+        }
+        let config = self.config.http.services.get(name)?;
+        let at = ConfigPath::of(&["http", "services"]).key(name.as_str());
+        let before = self.problems.len();
+        let kind = match (&config.load_balancer, &config.weighted) {
+            (Some(balancer), None) => self.balanced(name, balancer, &at.key("loadBalancer")),
+            (None, Some(weighted)) => self.weighted(name, weighted, &at.key("weighted")),
+            (Some(_), Some(_)) => {
+                let problem = Problem::error(&at, "a service has exactly one type, and this one has two");
+                self.problems.push(problem.hint("make two services of it"));
+                None
+            }
+            (None, None) => {
+                if !self.is_broken(&at) {
+                    let problem = Problem::error(&at, "a service needs a type");
+                    self.problems.push(problem.hint("loadBalancer or weighted"));
+                }
+                None
+            }
+        };
+        let service = kind
+            .filter(|_| !self.problems.errors_since(before))
+            .map(|kind| Arc::new(Service { name: name.clone(), label: self.metrics.service(name), kind }));
+        self.services.insert(name.clone(), service.clone());
+        service
+    }
+
+    fn weighted(
+        &mut self,
+        name: &ServiceName,
+        config: &WeightedConfig,
+        at: &ConfigPath,
+    ) -> Option<ServiceKind> {
+        if config.services.is_empty() {
+            self.problems.error(&at.key("services"), "a weighted service needs services");
+            return None;
+        }
+        self.under_way.push(name.clone());
+        let mut children = Vec::with_capacity(config.services.len());
+        let mut weights = Vec::with_capacity(config.services.len());
+        for (index, child) in config.services.iter().enumerate() {
+            let at = at.key("services").index(index).key("name");
+            let plain = child.name.strip_suffix("@file").unwrap_or(&child.name);
+            if self.under_way.iter().any(|name| name.as_str() == plain) {
+                let round = self.under_way.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" -> ");
+                self.problems.error(&at, format!("services lead in a circle: {round} -> {plain}"));
+                continue;
+            }
+            if let Some(service) = self.find_service(&child.name, &at) {
+                children.push(service);
+                weights.push(u32::try_from(child.weight.max(0)).unwrap_or(u32::MAX));
+            }
+        }
+        self.under_way.pop();
+        let start = self.previous_service(name).and_then(|service| match &service.kind {
+            ServiceKind::Weighted(weighted) => Some(weighted.turns.turn()),
+            ServiceKind::Balanced(_) | ServiceKind::Internal(_) => None,
+        });
+        let turns = WeightedChildren::new(&weights, start.unwrap_or(0));
+        Some(ServiceKind::Weighted(Weighted { turns, children: children.into() }))
+    }
+
+    fn previous_service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.previous?.services.get(name)
+    }
+
+    fn balanced(
+        &mut self,
+        name: &ServiceName,
+        config: &LoadBalancerConfig,
+        at: &ConfigPath,
+    ) -> Option<ServiceKind> {
+        let mut servers = Vec::with_capacity(config.servers.len());
+        let mut seen = BTreeSet::new();
+        for (index, server) in config.servers.iter().enumerate() {
+            let at = at.key("servers").index(index).key("url");
+            match ServerUrl::parse(&server.url) {
+                Ok(url) => {
+                    if !seen.insert(url.as_str().to_owned()) {
+                        self.problems.warn(&at, format!("server {url} is listed twice", url = server.url));
+                    }
+                    servers.push(ServerSpec {
+                        url,
+                        weight: u32::try_from(server.weight.max(0)).unwrap_or(u32::MAX),
+                        path_use: if server.preserve_path { PathUse::Prefix } else { PathUse::Ignored },
+                    });
+                }
+                Err(error) => self.problems.error(&at, error.to_string()),
+            }
+        }
+        if servers.is_empty() && config.servers.is_empty() {
+            self.problems.warn(at, "no servers: every request will be answered with 503");
+        }
+        let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
+        let transport = self.transport(config, at)?;
+        if !(1..=10).contains(&config.retry.attempts) {
+            self.problems
+                .error(&at.key("retry").key("attempts"), "attempts must be 1 to 10, the first try included");
+        }
+        let strategy = match config.strategy {
+            service::Strategy::Wrr => Strategy::Wrr,
+            service::Strategy::P2c => Strategy::P2c,
+        };
+        let watch = if health.is_some() { Watch::Checked } else { Watch::Unchecked };
+        let budget_settings = RetryBudgetSettings {
+            percent: config.retry.budget_percent.into(),
+            min_per_second: config.retry.budget_min_per_second,
+        };
+        let previous = self.previous_service(name).and_then(|service| match &service.kind {
+            ServiceKind::Balanced(balanced) => Some(balanced),
+            ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+        });
+        let (endpoints, balancer, budget) = match previous {
+            Some(old) => {
+                let balancer = if old.balancer.strategy() == strategy {
+                    Arc::clone(&old.balancer)
+                } else {
+                    Arc::new(Balancer::new(strategy, old.balancer.turn()))
+                };
+                let (endpoints, budget) = (Arc::clone(&old.endpoints), Arc::clone(&old.budget));
+                self.endpoints.push((Arc::clone(&endpoints), servers, watch));
+                self.budgets.push((Arc::clone(&budget), budget_settings));
+                (endpoints, balancer, budget)
+            }
+            None => (
+                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, watch))),
+                Arc::new(Balancer::new(strategy, 0)),
+                Arc::new(RetryBudget::new(budget_settings)),
+            ),
+        };
+        if let Some(Some(settings)) = health {
+            self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
+        }
+        Some(ServiceKind::Balanced(Box::new(Balanced {
+            endpoints,
+            balancer,
+            pass_host_header: config.pass_host_header,
+            transport,
+            attempts: config.retry.attempts.into(),
+            budget,
+        })))
+    }
+
+    fn transport(&mut self, config: &LoadBalancerConfig, at: &ConfigPath) -> Option<Transport> {
+        let settings = match &config.servers_transport {
+            None => &self.config.servers_transport,
+            Some(text) => {
+                let name = text.strip_suffix("@file").unwrap_or(text);
+                match self.config.http.servers_transports.get(name) {
+                    Some(settings) => settings,
+                    None if text == "default@internal" => &self.config.servers_transport,
+                    None => {
+                        let known = self.config.http.servers_transports.keys().map(String::as_str);
+                        let problem = unknown("serversTransport", name, &at.key("serversTransport"), known);
+                        self.problems.push(problem);
+                        return None;
+                    }
+                }
+            }
+        };
+        let times = &settings.forwarding_timeouts;
+        Some(Transport {
+            dial_timeout: millis(times.dial_timeout),
+            response_header_timeout: millis(times.response_header_timeout),
+            idle_timeout: millis(times.idle_timeout),
+            idle_conn_timeout: millis(times.idle_conn_timeout),
+            // Traefik's negative number keeps no connection.
+            max_idle: u32::try_from(settings.max_idle_conns_per_host).unwrap_or(0),
+            max_in_flight: settings.max_conns_per_host,
+        })
+    }
+
+    fn health(&mut self, config: &HealthCheckConfig, at: &ConfigPath) -> Option<HealthSettings> {
+        let before = self.problems.len();
+        let path = PathAndQuery::try_from(config.path.as_str()).ok().filter(|_| config.path.starts_with('/'));
+        if path.is_none() {
+            self.problems.error(&at.key("path"), format!("bad path {:?}: it must begin with /", config.path));
+        }
+        let method = Method::try_from(config.method.as_str());
+        if method.is_err() {
+            self.problems.error(&at.key("method"), format!("bad method {:?}", config.method));
+        }
+        let expected = match config.status {
+            0 => Some(ExpectedStatus::Success),
+            code => StatusCode::from_u16(code).ok().map(ExpectedStatus::Exactly),
+        };
+        if expected.is_none() {
+            self.problems
+                .error(&at.key("status"), format!("bad status {}: expected 100 to 599", config.status));
+        }
+        if let Some(scheme) = &config.scheme
+            && scheme != "http"
+        {
+            self.problems.error(&at.key("scheme"), format!("scheme {scheme:?} is not supported yet"));
+        }
+        for (interval, key) in [
+            (Some(config.interval), "interval"),
+            (config.unhealthy_interval, "unhealthyInterval"),
+            (Some(config.timeout), "timeout"),
+        ] {
+            if interval.is_some_and(|interval| interval.0.is_zero()) {
+                self.problems.error(&at.key(key), format!("{key} must be longer than 0"));
+            }
+        }
+        let hostname = config.hostname.as_ref().map(|hostname| HeaderValue::try_from(hostname.as_str()));
+        if let Some(Err(_)) = hostname {
+            self.problems.error(&at.key("hostname"), "bad host name");
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &config.headers {
+            match (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str())) {
+                (Ok(name), Ok(value)) => {
+                    headers.append(name, value);
+                }
+                _ => self.problems.error(&at.key("headers").key(name), "bad header"),
+            }
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let mut settings = HealthSettings::new(path?);
+        settings.method = method.ok()?;
+        settings.expected = expected?;
+        settings.port = (config.port != 0).then_some(config.port);
+        settings.hostname = hostname.and_then(Result::ok);
+        settings.headers = headers;
+        settings.interval = config.interval.0;
+        settings.unhealthy_interval = config.unhealthy_interval.unwrap_or(config.interval).0;
+        settings.timeout = config.timeout.0;
+        settings.redirects = if config.follow_redirects { Redirects::Follow } else { Redirects::Answer };
+        Some(settings)
+    }
+}
+
+fn check_transport(config: &ServersTransportConfig, at: &ConfigPath, problems: &mut Problems) {
+    if config.forwarding_timeouts.dial_timeout.0.is_zero() {
+        let at = at.key("forwardingTimeouts").key("dialTimeout");
+        problems.warn(&at, "dialTimeout 0 waits for a connection as long as the system does");
+    }
+}
+
+fn parse_rule(
+    router: &RouterConfig,
+    at: &ConfigPath,
+    matching: PathMatching,
+    problems: &mut Problems,
+) -> Option<Rule> {
+    match Rule::parse_with(&router.rule, matching) {
+        Ok(rule) => {
+            for remark in rule.remarks() {
+                let mut problem = Problem::warning(at, remark.message.clone()).within(remark.at.clone());
+                problem.hint.clone_from(&remark.hint);
+                problems.push(problem);
+            }
+            Some(rule)
+        }
+        Err(error) => {
+            let mut problem = Problem::error(at, error.message).within(error.at);
+            problem.hint = error.hint;
+            problems.push(problem);
+            None
+        }
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, at: &ConfigPath, known: impl IntoIterator<Item = &'a str>) -> Problem {
+    let known: Vec<&str> = known.into_iter().collect();
+    let problem = Problem::error(at, format!("unknown {what} {name:?}"));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => problem.hint(format!("did you mean {near:?}?")),
+        None if known.is_empty() => problem.hint(format!("there is no {what} at all")),
+        None if known.len() <= 8 => problem.hint(format!("there is {}", known.join(", "))),
+        None => problem,
+    }
+}
+
+fn parse_net(text: &str) -> Option<IpNet> {
+    let text = text.trim();
+    text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+fn millis(duration: HumanDuration) -> Millis {
+    clock::millis(duration.0)
+}
+
+/// The name of this host, for `X-Forwarded-Server`.
+fn host_name() -> HeaderValue {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    HeaderValue::try_from(name.trim()).unwrap_or_else(|_| HeaderValue::from_static("sluicegate"))
+}
