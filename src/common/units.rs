@@ -12,6 +12,9 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct HumanDuration(pub Duration);
 
+/// 2^63 ns, where Go's own durations end. Adding as much to an `Instant` cannot overflow.
+const MAX_SECS: u64 = 9_200_000_000;
+
 impl HumanDuration {
     /// Whole seconds, for defaults.
     pub const fn secs(secs: u64) -> Self {
@@ -21,6 +24,14 @@ impl HumanDuration {
     /// Milliseconds, for defaults.
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
+    }
+
+    /// Whole seconds as they were written; the error is for people.
+    fn checked_secs(secs: u64) -> Result<Self, String> {
+        if secs > MAX_SECS {
+            return Err(format!("bad duration \"{secs}\": longer than 292 years"));
+        }
+        Ok(Self::secs(secs))
     }
 
     /// The value, or `None` for 0, which turns a limit off.
@@ -40,7 +51,7 @@ impl FromStr for HumanDuration {
         };
         let text = text.trim();
         if let Ok(secs) = text.parse::<u64>() {
-            return Ok(Self(Duration::from_secs(secs)));
+            return Self::checked_secs(secs);
         }
         if text.starts_with('-') {
             return Err(format!("bad duration {text:?}: it must not be negative"));
@@ -67,8 +78,7 @@ impl FromStr for HumanDuration {
             total += number * unit;
             rest = &rest[unit_len..];
         }
-        // 2^63 ns, where Go's own durations end.
-        if total > 9.2e9 {
+        if total > MAX_SECS as f64 {
             return Err(format!("bad duration {text:?}: longer than 292 years"));
         }
         // Nanoseconds, rounded: 0.3 s must not become 299999999 ns.
@@ -107,7 +117,7 @@ impl<'de> Deserialize<'de> for HumanDuration {
             }
 
             fn visit_u64<E: de::Error>(self, secs: u64) -> Result<HumanDuration, E> {
-                Ok(HumanDuration(Duration::from_secs(secs)))
+                HumanDuration::checked_secs(secs).map_err(E::custom)
             }
 
             fn visit_i64<E: de::Error>(self, secs: i64) -> Result<HumanDuration, E> {
@@ -151,7 +161,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "abc", "5x", "-1s", "1m30", "s", "1e9999s"] {
+        for text in ["", "abc", "5x", "-1s", "1m30", "s", "1e9999s", "18446744073709551615", "9300000000s"] {
             assert!(text.parse::<HumanDuration>().is_err(), "{text}");
         }
     }

@@ -982,12 +982,6 @@ mod tests {
             read("ratelimt: {}").1,
             ["1:1 [http.middlewares.m.ratelimt] unknown key \"ratelimt\" (did you mean \"rateLimit\"?)"]
         );
-        assert_eq!(
-            read("basicAuth: {users: []}").1,
-            [
-                "1:1 [http.middlewares.m.basicAuth] basicAuth is not supported yet (remove it; this version does not have it)"
-            ]
-        );
         assert!(read("{}").1[0].contains("found a map"), "{:?}", read("{}").1);
         assert!(read("rateLimit:").0.is_some(), "{:?}", read("rateLimit:").1);
     }

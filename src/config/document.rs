@@ -68,6 +68,11 @@ pub struct HttpConfig {
     pub servers_transports: BTreeMap<String, ServersTransportConfig>,
 }
 
+/// The name that a reference means here: `auth@file` is `auth`. Other providers' names keep their suffix.
+pub fn local_name(reference: &str) -> &str {
+    reference.strip_suffix("@file").unwrap_or(reference)
+}
+
 /// What holds for all entry points.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -169,7 +169,10 @@ mod tests {
     use super::*;
     use crate::config::tree;
 
-    fn expanded(text: &str, base: &Path) -> (Vec<(String, Option<String>)>, Vec<String>, Found) {
+    /// What a scalar became, and what was written if that is something else.
+    type Expanded = (String, Option<String>);
+
+    fn expanded(text: &str, base: &Path) -> (Vec<Expanded>, Vec<String>, Found) {
         let file = Arc::new("t.yaml".into());
         let mut problems = Problems::new();
         let mut node = tree::parse(&file, text.as_bytes(), &mut problems).expect("is YAML");

@@ -57,6 +57,8 @@ pub type Texts = HashMap<PathBuf, Arc<[u8]>>;
 pub struct Loader {
     main: PathBuf,
     env: Env,
+    /// In place of what the main file holds on disk.
+    text: Option<Arc<[u8]>>,
     good: BTreeMap<PathBuf, Arc<[u8]>>,
 }
 
@@ -127,7 +129,13 @@ impl Loader {
 
     /// A loader that looks variables up with `env`.
     pub fn with_env(main: &Path, env: Env) -> Self {
-        Self { main: main.to_owned(), env, good: BTreeMap::new() }
+        Self { main: main.to_owned(), env, text: None, good: BTreeMap::new() }
+    }
+
+    /// A loader of a main file that is given instead of read, such as an embedded one; without variables.
+    pub fn of_text(shown: &Path, text: &[u8]) -> Self {
+        let loader = Self::with_env(shown, Arc::new(|_| None));
+        Self { text: Some(text.into()), ..loader }
     }
 
     /// The main file.
@@ -135,9 +143,14 @@ impl Loader {
         &self.main
     }
 
-    /// Reads everything.
+    /// Reads everything. Where the errors are all in provider files that were good before, those stay as they
+    /// were.
     pub fn load(&self) -> Loaded {
-        self.load_without(BTreeMap::new())
+        let loaded = self.load_without(BTreeMap::new());
+        match self.fall_back(&loaded, &loaded.problems) {
+            Some(other) if loaded.refused() && !other.refused() => other,
+            Some(_) | None => loaded,
+        }
     }
 
     /// Remembers the files of a document that came into use.
@@ -290,7 +303,8 @@ impl Reading<'_> {
         let main = self.loader.main.clone();
         let shown = Arc::new(main.clone());
         let mut problems = std::mem::take(&mut self.loaded.problems);
-        let part = match read_file(&main, &shown) {
+        let given = self.loader.text.clone().map(Ok);
+        let part = match given.unwrap_or_else(|| read_file(&main, &shown)) {
             Ok(bytes) => {
                 self.digest.add(&main, &bytes);
                 self.loaded.texts.insert(main.clone(), bytes.clone());
@@ -329,6 +343,8 @@ impl Reading<'_> {
             files.retain(|file| main.is_none() || std::fs::canonicalize(file).ok() != main);
             if file.watch {
                 self.loaded.watch.extend(files.iter().cloned());
+            } else {
+                self.loaded.watch = BTreeSet::from([self.loader.main.clone()]);
             }
             for file in files {
                 if let Some(part) = self.provider_file(&file) {
@@ -420,31 +436,30 @@ impl Reading<'_> {
         }
     }
 
-    /// Adds the YAML files under a directory.
+    /// Adds the YAML files under a directory. One that cannot be listed keeps the files that it had.
     fn list(&mut self, directory: &Path, files: &mut BTreeSet<PathBuf>) {
-        let before = self.loaded.problems.len();
-        self.list_level(directory, files, 0);
-        if self.loaded.problems.errors_since(before) {
-            // What cannot be listed keeps the files that it had.
-            let known = self.loader.good.keys().filter(|file| file.starts_with(directory));
-            let known: Vec<PathBuf> = known.cloned().collect();
-            if !known.is_empty() {
-                files.extend(known);
-                let problems = std::mem::take(&mut self.loaded.problems).into_vec();
-                let (kept, moved) = problems.split_at(before);
-                for problem in kept {
-                    self.loaded.problems.push(problem.clone());
-                }
-                let mut problems = Problems::new();
-                for problem in moved {
-                    problems.push(problem.clone());
-                }
-                self.loaded.stale.push(Stale { file: directory.to_owned(), problems });
-            }
+        let mut problems = Problems::new();
+        self.list_level(directory, files, 0, &mut problems);
+        if !problems.has_errors() {
+            return;
+        }
+        let known = self.loader.good.keys().filter(|file| file.starts_with(directory));
+        let known: BTreeSet<PathBuf> = known.cloned().collect();
+        if known.is_empty() {
+            self.take_problems(problems);
+        } else {
+            files.extend(known);
+            self.loaded.stale.push(Stale { file: directory.to_owned(), problems });
         }
     }
 
-    fn list_level(&mut self, directory: &Path, files: &mut BTreeSet<PathBuf>, depth: usize) {
+    fn list_level(
+        &mut self,
+        directory: &Path,
+        files: &mut BTreeSet<PathBuf>,
+        depth: usize,
+        problems: &mut Problems,
+    ) {
         self.loaded.watch.insert(directory.to_owned());
         let problem =
             |message: String| Problem::error(&ConfigPath::of(&["providers", "file", "directory"]), message);
@@ -452,7 +467,7 @@ impl Reading<'_> {
             Ok(entries) => entries,
             Err(error) => {
                 let message = format!("cannot read directory {}: {error}", directory.display());
-                self.loaded.problems.push(problem(message));
+                problems.push(problem(message));
                 return;
             }
         };
@@ -467,7 +482,7 @@ impl Reading<'_> {
             if path.is_dir() {
                 // Links to directories could lead in circles.
                 if !is_link && depth < MAX_DIRECTORY_DEPTH {
-                    self.list_level(&path, files, depth + 1);
+                    self.list_level(&path, files, depth + 1, problems);
                 }
                 continue;
             }
@@ -475,7 +490,7 @@ impl Reading<'_> {
             match extension.as_ref().and_then(|extension| extension.to_str()) {
                 Some("yml" | "yaml") if files.len() >= MAX_FILES => {
                     let message = format!("{} has more than {MAX_FILES} files", directory.display());
-                    self.loaded.problems.push(problem(message));
+                    problems.push(problem(message));
                     return;
                 }
                 Some("yml" | "yaml") => {
@@ -893,6 +908,28 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_not_watched_are_read_all_the_same() {
+        let case = case(&[
+            ("main.yaml", "providers: {file: {directory: dyn, watch: false}}\n"),
+            ("dyn/a.yaml", &with_router("a")),
+        ]);
+        let loaded = case.good();
+        assert_eq!(routers(&loaded), ["a"]);
+        assert_eq!(loaded.watch.iter().collect::<Vec<_>>(), [&case.path("main.yaml")]);
+    }
+
+    #[test]
+    fn an_error_that_only_checking_finds_leaves_a_provider_file_at_its_last_good_version_too() {
+        let mut case = case(&[("main.yaml", DIRECTORY), ("dyn/a.yaml", &with_router("a"))]);
+        let first = case.good();
+        case.loader.accept(&first);
+        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'https://a'}]}}}}\n");
+        let second = case.good();
+        assert_eq!(routers(&second), ["a"]);
+        assert_eq!(second.stale.len(), 1);
+    }
+
+    #[test]
     fn the_main_file_inside_the_directory_is_not_read_twice() {
         let text = format!("providers: {{file: {{directory: .}}}}\n{}", with_router("a"));
         assert_eq!(routers(&case(&[("main.yaml", &text)]).good()), ["a"]);
@@ -1063,6 +1100,25 @@ mod tests {
         assert_ne!(second.fingerprint, first.fingerprint);
         case.write("main.yaml", "log: {filePath: 'x${file:secret}'}\n");
         assert_ne!(case.good().hash, first.hash);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_reading_panic(text in "[a-z:{}\\[\\],&*<>!|'\"#\\-\\t\\n \\$~0-9é]{0,200}") {
+            let loaded = Loader::of_text(Path::new("t.yaml"), text.as_bytes()).load();
+            let shown = render::text(&loaded.problems, &loaded.texts, Colour::Off);
+            proptest::prop_assert!(loaded.document.is_some() || shown.contains("error: "));
+        }
+
+        #[test]
+        fn no_change_of_a_good_file_makes_reading_panic(at in 0_usize..20_000, byte: u8, cut in 0_usize..40) {
+            let mut bytes = include_bytes!("../../config.example.yaml").to_vec();
+            let at = at % bytes.len();
+            let end = (at + cut).min(bytes.len());
+            bytes.splice(at..end, [byte]);
+            let loaded = Loader::of_text(Path::new("t.yaml"), &bytes).load();
+            render::text(&loaded.problems, &loaded.texts, Colour::On);
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ pub mod check;
 pub mod de;
 pub mod document;
 pub mod entry_point;
+#[cfg(test)]
+mod example;
 pub mod expand;
 pub mod load;
 pub mod observability;
