@@ -169,6 +169,7 @@ fn one_connection_carries_many_requests_on_both_sides() {
     }
 
     assert_eq!(origin.connections(), 1, "connections to the origin");
+    assert!(origin.received().iter().all(|request| request.connection == 1));
 }
 
 #[test]
@@ -492,6 +493,7 @@ fn each_event_of_a_stream_arrives_before_the_next_is_sent() {
     client.send(request);
     assert_eq!(client.read_head().word(1), "200");
     assert_eq!(client.read_chunk(), b"data: 0\n\n");
+    client.assert_quiet(Duration::from_millis(50));
     gates[0].open();
     assert_eq!(client.read_chunk(), b"data: 1\n\n");
     gates[1].open();
