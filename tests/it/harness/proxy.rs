@@ -360,12 +360,12 @@ impl Proxy {
         super::eventually_equal(selector, expected, || self.metric(selector));
     }
 
-    /// Waits for a log line with that message.
+    /// Waits for a log line whose message begins like that.
     #[track_caller]
     pub fn await_log(&self, message: &str) -> LogLine {
         let mut found = None;
         eventually(&format!("a log line {message:?}"), || {
-            found = self.log_lines().into_iter().find(|line| line.message() == message);
+            found = self.log_lines().into_iter().find(|line| line.message().starts_with(message));
             found.is_some()
         });
         found.expect("just seen")
