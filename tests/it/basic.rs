@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Gate, origin, proxy};
+use crate::harness::{Failure, Gate, eventually, origin, proxy};
 
 const MIB: usize = 1 << 20;
 
@@ -169,6 +169,7 @@ fn one_connection_carries_many_requests_on_both_sides() {
     }
 
     assert_eq!(origin.connections(), 1, "connections to the origin");
+    assert!(origin.received().iter().all(|request| request.connection == 1));
 }
 
 #[test]
@@ -492,6 +493,7 @@ fn each_event_of_a_stream_arrives_before_the_next_is_sent() {
     client.send(request);
     assert_eq!(client.read_head().word(1), "200");
     assert_eq!(client.read_chunk(), b"data: 0\n\n");
+    client.assert_quiet(Duration::from_millis(50));
     gates[0].open();
     assert_eq!(client.read_chunk(), b"data: 1\n\n");
     gates[1].open();
@@ -648,11 +650,11 @@ fn a_tunnel_ends_for_the_origin_when_the_client_ends_it() {
     let proxy = proxy().all_to(&origin).start();
     let mut client = proxy.client("a.test");
     client.request("GET", "/ws", &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").expect(101);
-    crate::harness::eventually("the tunnel is open", || origin.open_connections() == 1);
+    eventually("the tunnel is open", || origin.open_connections() == 1);
 
     drop(client);
 
-    crate::harness::eventually("the tunnel is closed", || origin.open_connections() == 0);
+    eventually("the tunnel is closed", || origin.open_connections() == 0);
 }
 
 #[test]
@@ -821,11 +823,11 @@ fn options_asterisk_is_answered_by_the_proxy() {
 }
 
 #[test]
-fn hundreds_of_connections_at_once_are_served() {
+fn a_hundred_connections_at_once_are_served() {
     let origin = origin().start();
     let proxy = proxy().all_to(&origin).start();
 
-    let mut clients: Vec<_> = (0..300).map(|_| proxy.client("a.test")).collect();
+    let mut clients: Vec<_> = (0..100).map(|_| proxy.client("a.test")).collect();
     for client in &mut clients {
         let request = client.head("GET", "/many", &[]);
         client.send(request);
@@ -833,5 +835,29 @@ fn hundreds_of_connections_at_once_are_served() {
 
     for client in &mut clients {
         client.response().expect(200);
+    }
+}
+
+#[test]
+fn connections_above_the_limit_are_turned_away_until_there_is_room() {
+    let origin = origin().start();
+    for keys in ["maxConnections: 2", "maxConnectionsPerClient: 2"] {
+        let proxy = proxy().all_to(&origin).web(keys).start();
+        let mut first = proxy.client("a.test");
+        let mut second = proxy.client("a.test");
+        first.get("/").expect(200);
+        second.get("/").expect(200);
+
+        match proxy.client("a.test").try_get("/") {
+            Ok(answer) => assert_eq!(answer.status, 503, "{keys}"),
+            Err(Failure::Closed(_) | Failure::Reset(_)) => {}
+            Err(other) => panic!("{keys}: {other}"),
+        }
+        drop(first);
+
+        eventually("there is room again", || {
+            proxy.client("a.test").try_get("/").is_ok_and(|answer| answer.status == 200)
+        });
+        second.get("/").expect(200);
     }
 }

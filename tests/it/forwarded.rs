@@ -51,7 +51,7 @@ const CLAIMS: &[(&str, &str)] = &[
     ("X-Forwarded-For", "6.6.6.6"),
     ("X-Forwarded-Proto", "https"),
     ("X-Forwarded-Host", "evil.test"),
-    ("X-Forwarded-Port", "666"),
+    ("X-Forwarded-Port", "60666"),
     ("X-Forwarded-Server", "evil"),
     ("X-Forwarded-Uri", "/evil"),
     ("X-Forwarded-Method", "EVIL"),
@@ -63,7 +63,7 @@ const CLAIMS: &[(&str, &str)] = &[
 
 fn assert_no_claim(head: &Head) {
     let raw = head.raw.to_lowercase();
-    for lie in ["evil", "6.6.6.6", "666", "https"] {
+    for lie in ["evil", "6.6.6.6", "60666", "https"] {
         assert!(!raw.contains(lie), "{lie} reached the origin: {:?}", head.raw);
     }
 }

@@ -4,7 +4,10 @@
 
 mod harness;
 
+mod access_log;
+mod admin;
 mod basic;
+mod cli;
 mod forwarded;
 mod framing;
 mod middlewares;
@@ -12,4 +15,5 @@ mod reload;
 mod routing;
 mod services;
 mod shutdown;
+mod timeouts;
 mod upstream_faults;

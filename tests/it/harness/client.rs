@@ -196,11 +196,6 @@ impl Client {
         self.wire.read_exactly(count).unwrap_or_else(|failure| panic!("not {count} bytes: {failure}"))
     }
 
-    /// Reads until the orderly end of the connection.
-    pub fn read_to_end(&mut self) -> Result<Vec<u8>, Failure> {
-        self.wire.read_to_end()
-    }
-
     /// Reads until the connection ends in any way.
     pub fn rest(&mut self) -> Result<Vec<u8>, Failure> {
         self.wire.rest()

@@ -48,11 +48,6 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// On which connection this is, from 1.
-    pub fn number(&self) -> usize {
-        self.number
-    }
-
     /// Writes exactly these bytes; the proxy may have gone, so a failure only ends the connection.
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.over |= self.wire.write(bytes).is_err();

@@ -35,7 +35,6 @@ pub struct ProxyBuilder {
     extra: Vec<String>,
     web: String,
     names: Vec<(String, String)>,
-    environment: Vec<(String, String)>,
     file: Option<PathBuf>,
 }
 
@@ -102,13 +101,6 @@ impl ProxyBuilder {
         self.name(name, url)
     }
 
-    /// Sets a variable of the process's environment.
-    #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// Starts with a file that stands elsewhere, written by the test.
     #[must_use]
     pub fn file(mut self, path: &Path) -> Self {
@@ -128,7 +120,6 @@ impl ProxyBuilder {
         let mut child = Command::new(PROGRAM)
             .arg("--config")
             .arg(&path)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -369,12 +360,12 @@ impl Proxy {
         super::eventually_equal(selector, expected, || self.metric(selector));
     }
 
-    /// Waits for a log line with that message.
+    /// Waits for a log line whose message begins like that.
     #[track_caller]
     pub fn await_log(&self, message: &str) -> LogLine {
         let mut found = None;
         eventually(&format!("a log line {message:?}"), || {
-            found = self.log_lines().into_iter().find(|line| line.message() == message);
+            found = self.log_lines().into_iter().find(|line| line.message().starts_with(message));
             found.is_some()
         });
         found.expect("just seen")
@@ -398,11 +389,6 @@ impl Proxy {
     /// What the process wrote to its standard output so far.
     pub fn stdout(&self) -> Vec<String> {
         self.output.lines(Stream::Out)
-    }
-
-    /// What the process wrote to its standard error so far.
-    pub fn stderr(&self) -> String {
-        self.output.lines(Stream::Err).join("\n")
     }
 
     /// Sends a signal by name: `TERM`.
