@@ -263,8 +263,7 @@ impl Reloader {
         let wanted = config.admin.address;
         let mut admin = None;
         if self.admin.as_ref().map(|admin| admin.address) != wanted {
-            let bound =
-                wanted.map(|address| self.bind(address, false));
+            let bound = wanted.map(|address| self.bind(address, false));
             match bound.transpose() {
                 Ok(socket) => admin = Some(socket),
                 Err(error) => {

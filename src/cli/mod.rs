@@ -197,7 +197,7 @@ impl Run {
 }
 
 fn colour(stream: &impl IsTerminal) -> Colour {
-    if stream.is_terminal() && std::env::var_os("NO_COLOR").is_none() { Colour::Ansi } else { Colour::None }
+    if stream.is_terminal() && std::env::var_os("NO_COLOR").is_none() { Colour::On } else { Colour::Off }
 }
 
 /// Prints, and does not mind that nobody reads (`| head`).

@@ -58,20 +58,22 @@ impl Cores {
                 let live = Arc::new(AtomicUsize::new(0));
                 let shared = Arc::clone(shared);
                 let metrics = metrics.core();
-                let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-                // A local runtime stays on the thread that made it; this one only shows that it can be made.
-                drop(runtime?);
+                let (started, starting) = std::sync::mpsc::sync_channel(1);
                 let thread = std::thread::Builder::new().name(format!("core-{id}")).spawn(move || {
+                    // A local runtime stays on the thread that made it.
                     let runtime =
                         Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-                    match runtime {
-                        Ok(runtime) => {
-                            runtime
-                                .block_on(async move { run(Core::new(id, shared, metrics), received).await });
-                        }
-                        Err(error) => tracing::error!(%error, core = id, "core has no runtime"),
+                    let (runtime, result) = match runtime {
+                        Ok(runtime) => (Some(runtime), Ok(())),
+                        Err(error) => (None, Err(error)),
+                    };
+                    // Whoever starts the cores is waiting for this.
+                    let _ = started.send(result);
+                    if let Some(runtime) = runtime {
+                        runtime.block_on(async move { run(Core::new(id, shared, metrics), received).await });
                     }
                 })?;
+                starting.recv().map_err(io::Error::other)??;
                 Ok(Handle { commands, live, thread: parking_lot::Mutex::new(Some(thread)) })
             })
             .collect::<io::Result<_>>()?;

@@ -150,7 +150,12 @@ pub fn accept_waiting(listener: &TcpListener, id: ListenerId, admissions: &Arc<A
 }
 
 /// Accepts for ever and hands each connection to the least loaded core. Ends when it is aborted.
-pub async fn accept(listener: Arc<TcpListener>, id: ListenerId, admissions: Arc<Admissions>, cores: Arc<Cores>) {
+pub async fn accept(
+    listener: Arc<TcpListener>,
+    id: ListenerId,
+    admissions: Arc<Admissions>,
+    cores: Arc<Cores>,
+) {
     loop {
         // A core registers the socket with its own reactor.
         match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
