@@ -28,7 +28,7 @@ use crate::proxy::core::Shared;
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
 use crate::server::listener::{self, Admissions};
-use crate::snapshot::compile::{Draft, compile};
+use crate::snapshot::compile::{Draft, Remarks, compile};
 use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
@@ -70,6 +70,8 @@ pub struct Reloader {
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
     log: LogHandle,
     log_settings: log::LogSettings,
+    /// What was said of provider files that are not in use as they stand.
+    stale: Vec<Vec<String>>,
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
 }
@@ -164,6 +166,7 @@ impl Reloader {
             checkers: BTreeMap::new(),
             log,
             log_settings,
+            stale: Vec::new(),
             old: Vec::new(),
         };
         match reloader.open(&candidate) {
@@ -187,6 +190,7 @@ impl Reloader {
     pub fn reload(&mut self, force: bool) {
         self.forget();
         let loaded = self.loader.load();
+        self.report_stale(&loaded);
         if loaded.fingerprint == self.fingerprint && !force {
             return;
         }
@@ -207,6 +211,26 @@ impl Reloader {
         if let Err(error) = self.commit(candidate, opened) {
             // Nothing that a request needs is left undone: what fails here is told and tried again next time.
             tracing::error!(%error, "configuration is in use, but not all of it");
+        }
+    }
+
+    /// Tells of provider files whose last good version is in use; once for each of their states.
+    fn report_stale(&mut self, loaded: &Loaded) {
+        let told = std::mem::take(&mut self.stale);
+        for stale in &loaded.stale {
+            let lines: Vec<_> = stale.problems.iter().map(render::line).collect();
+            if !told.contains(&lines) {
+                self.metrics.config_refused();
+                self.status.refused(&stale.problems);
+                tracing::error!(
+                    file = %stale.file.display(),
+                    "configuration refused in one file, its last good version stays"
+                );
+                for line in &lines {
+                    tracing::error!("{line}");
+                }
+            }
+            self.stale.push(lines);
         }
     }
 
@@ -404,14 +428,6 @@ impl Reloader {
                 Severity::Warning => tracing::warn!("{}", render::line(problem)),
             }
         }
-        for stale in &loaded.stale {
-            self.metrics.config_refused();
-            self.status.refused(&stale.problems);
-            tracing::error!(file = %stale.file.display(), "file refused, its last good version stays");
-            for problem in stale.problems.iter() {
-                tracing::error!("{}", render::line(problem));
-            }
-        }
         tracing::info!(
             generation,
             hash = %loaded.hash,
@@ -565,7 +581,7 @@ fn candidate(
         let mut problems = std::mem::take(&mut loaded.problems);
         let Some(document) = loaded.document.take() else { return Err((problems, loaded.texts)) };
         let previous = running.map(|(_, snapshot)| snapshot);
-        let draft = compile(&document.config, previous, metrics, &mut problems);
+        let draft = compile(&document.config, previous, metrics, Remarks::NeverMatches, &mut problems);
         document.place(&mut problems);
         if !document.refuses(&problems) {
             return Ok(Candidate { loaded, document, draft, problems });

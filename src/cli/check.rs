@@ -7,7 +7,7 @@ use super::{Check, Format, colour, print};
 use crate::common::problem::{Problems, Severity};
 use crate::config::load::{Loader, Texts};
 use crate::config::render;
-use crate::snapshot::compile::compile;
+use crate::snapshot::compile::{Remarks, compile};
 use crate::telemetry::metrics::{Metrics, MetricsSettings};
 
 pub(super) fn run(args: &Check) -> Result<ExitCode, String> {
@@ -20,7 +20,7 @@ pub(super) fn run(args: &Check) -> Result<ExitCode, String> {
         match &loaded.document {
             Some(document) => {
                 let metrics = Metrics::new(MetricsSettings::default(), env!("CARGO_PKG_VERSION"));
-                compile(&document.config, None, &metrics, &mut problems);
+                compile(&document.config, None, &metrics, Remarks::All, &mut problems);
                 document.place(&mut problems);
                 refused |= document.refuses(&problems);
             }

@@ -17,7 +17,7 @@ use crate::http::path;
 use crate::http::text::Text;
 use crate::matcher::{Considered, Explained, Subject};
 use crate::middleware::{Around, Edit, Link};
-use crate::snapshot::compile::{EntryDraft, compile};
+use crate::snapshot::compile::{EntryDraft, Remarks, compile};
 use crate::snapshot::{Internal, Route, Service, ServiceKind};
 use crate::telemetry::metrics::{Metrics, MetricsSettings};
 
@@ -27,7 +27,7 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
     let mut problems = std::mem::take(&mut loaded.problems);
     let metrics = Metrics::new(MetricsSettings::default(), env!("CARGO_PKG_VERSION"));
     let draft = loaded.document.as_ref().map(|document| {
-        let draft = compile(&document.config, None, &metrics, &mut problems);
+        let draft = compile(&document.config, None, &metrics, Remarks::NeverMatches, &mut problems);
         document.place(&mut problems);
         (document.refuses(&problems), draft)
     });

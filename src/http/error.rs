@@ -263,6 +263,39 @@ impl ProxyError {
         }
     }
 
+    /// Whether the client's connection ends with the answer, because the next byte on it may be anything.
+    pub fn closes(&self) -> bool {
+        match self {
+            Self::BadRequest(_)
+            | Self::HeadTooLarge { .. }
+            | Self::UnknownTransferCoding
+            | Self::MethodNotImplemented
+            | Self::VersionNotSupported
+            | Self::ExpectationFailed
+            | Self::ClientHeadTimeout
+            | Self::ClientBodyTimeout
+            | Self::ClientBody(_)
+            | Self::ClientGone
+            | Self::BodyTooLarge { .. }
+            | Self::BadPath(_) => true,
+            Self::NoRoute
+            | Self::RateLimited { .. }
+            | Self::TooManyInFlight { .. }
+            | Self::AddressNotAllowed { .. }
+            | Self::Overloaded(_)
+            | Self::NoEndpoint { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::ResponseHeaderTimeout { .. }
+            | Self::BadResponse { .. }
+            | Self::UpstreamBody { .. }
+            | Self::IdleTimeout { .. }
+            | Self::ExchangeTimeout
+            | Self::Internal(_) => false,
+        }
+    }
+
     /// The word for access log and metrics; a closed set.
     pub fn code(&self) -> &'static str {
         match self {

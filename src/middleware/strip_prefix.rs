@@ -12,6 +12,7 @@ use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem};
 use crate::http::error::ProxyError;
 use crate::http::head::RequestHead;
+use crate::http::path::{self, EncodedCharacters};
 use crate::http::text::Text;
 
 use super::{CompileContext, Flow};
@@ -100,7 +101,7 @@ impl StripPrefix {
     /// Takes the first matching prefix off. No allocation unless the rest lacks its leading `/`.
     ///
     /// # Errors
-    /// [`ProxyError::BadPath`] when what is left has dot segments or empty ones (`/api../admin`).
+    /// [`ProxyError::BadPath`] when what is left has dot segments, hidden ones too, or empty ones (`/api../admin`).
     pub fn on_request(&self, head: &mut RequestHead) -> Result<Flow, ProxyError> {
         let path = head.path.as_str();
         let Some((prefix, forwarded)) = self.prefixes.iter().find(|(prefix, _)| self.matches(path, prefix))
@@ -124,6 +125,10 @@ impl StripPrefix {
         };
         if !is_clean(stripped.as_str()) {
             return Err(ProxyError::BadPath("the path without its prefix has dot or empty segments"));
+        }
+        // `/api..%2Fadmin` was harmless as long as the prefix stood before it.
+        if memchr::memchr2(b'%', b';', stripped.as_bytes()).is_some() {
+            path::check(stripped.as_str(), &EncodedCharacters::default())?;
         }
         head.path = stripped;
         // A pod behind two strips sees both, in their order.

@@ -62,12 +62,15 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// What the client sent is not to be trusted any further.
+    pub closes: bool,
 }
 
 impl Exchange<'_> {
     /// Counts a refusal and keeps it for the log.
     pub fn note(&mut self, error: &ProxyError) {
         note_failure(self.core, error);
+        self.closes |= error.closes();
         self.failure = Some(End::from(error));
     }
 }

@@ -19,7 +19,7 @@ use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
 use crate::http::h1::parse::ParsedRequest;
-use crate::http::h1::server::{Answer, Incoming, SendError, SendPatience, ServerConn};
+use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
 use crate::proxy::core::Core;
@@ -172,8 +172,8 @@ impl Connection<'_> {
         let mut at = None;
         let mut request = pin!(self.conn.wait_for_request());
         let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = request.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(|_| CloseReason::Client));
+            if let Poll::Ready(open) = request.as_mut().poll(cx) {
+                return Poll::Ready(if open { Ok(()) } else { Err(CloseReason::Client) });
             }
             if self.control.drain.get() == Drain::Close {
                 return Poll::Ready(Err(CloseReason::Drained));
@@ -224,6 +224,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            closes: false,
         };
         let served = self.unless_gone(serve::serve(&mut exchange, head, body)).await;
         let mut response = match served {
@@ -242,11 +243,13 @@ impl Connection<'_> {
         let write_deadline = deadline(clock::now(), limit(settings.write_timeout));
         let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
         exchange.upgrade = switched.clone();
+        let closes = exchange.closes;
         let endpoint = exchange.tried.last().map(|endpoint| endpoint.text());
         let mut ending = Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
-        // What the client has not sent and will hardly be asked for ends the connection.
-        let unread = !self.conn.request_is_done() && switched.is_none();
-        let close = reason.is_some() || (unread && self.conn.owes_continue());
+        // What is left of the request stands between this answer and the next one.
+        let unreadable =
+            !self.conn.request_is_done() && switched.is_none() && !self.conn.can_drain(DRAIN_LIMIT);
+        let close = reason.is_some() || unreadable || closes;
         let answer = Answer {
             version,
             head_only: method == Method::HEAD,
@@ -259,12 +262,14 @@ impl Connection<'_> {
         let at = ending.deadline.min(write_deadline);
         let sent = self.send(&mut response, answer, ending.idle_timeout, CLIENT_IDLE, at).await;
         let status = response.head.status;
+        let mut ended_by_close = false;
         let next = match sent {
-            Ok(()) => {
+            Ok(must_close) => {
                 if let Body::Tunnel(pod) = response.body {
                     self.tunnel(pod, ending, status).await;
                     return Next::Close(CloseReason::Answered);
                 }
+                ended_by_close = must_close.0;
                 None
             }
             Err(error) => {
@@ -279,29 +284,28 @@ impl Connection<'_> {
         if let Some(reason) = next {
             if version == Version::HTTP_10 {
                 // Without a length, only a reset tells the client that something is missing.
-                let _ = self.conn.io().tcp().set_zero_linger();
+                self.conn.io().reset_on_close();
             }
             return Next::Close(reason);
         }
+        if close {
+            // Bytes that nobody will read would turn the close into a reset.
+            if unreadable || closes || self.conn.has_more() {
+                self.conn.linger(&self.slot, clock::now() + LINGER).await;
+            }
+            return Next::Close(reason.unwrap_or(CloseReason::Answered));
+        }
+        if ended_by_close {
+            return Next::Close(CloseReason::Answered);
+        }
         if !self.conn.request_is_done() {
             let until = clock::now() + LINGER;
-            let rest = self.slot.within(until, self.conn.drain(DRAIN_LIMIT)).await;
-            if close || rest != Ok(true) {
+            if self.slot.within(until, self.conn.drain(DRAIN_LIMIT)).await != Ok(true) {
                 self.conn.linger(&self.slot, until).await;
-                return Next::Close(reason.unwrap_or(CloseReason::Answered));
+                return Next::Close(CloseReason::Answered);
             }
         }
-        match reason {
-            Some(reason) => {
-                if self.conn.has_more() {
-                    self.conn.linger(&self.slot, clock::now() + LINGER).await;
-                }
-                Next::Close(reason)
-            }
-            // A client of HTTP/1.0 got an answer without length.
-            None if version == Version::HTTP_10 && !keep_alive => Next::Close(CloseReason::Answered),
-            None => Next::Keep,
-        }
+        Next::Keep
     }
 
     async fn send(
@@ -311,7 +315,7 @@ impl Connection<'_> {
         body_idle: Millis,
         client_idle: Millis,
         at: Millis,
-    ) -> Result<(), SendError> {
+    ) -> Result<MustClose, SendError> {
         let patience = SendPatience { body_idle, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
         self.conn.send(&response.head, &mut response.body, answer, &self.slot, patience).await
     }

@@ -21,7 +21,7 @@ use crate::balance::weighted::WeightedChildren;
 use crate::balance::{Balancer, Strategy};
 use crate::common::clock::{self, Millis};
 use crate::common::names::{EntryPointName, RouterName, ServiceName};
-use crate::common::problem::{ConfigPath, Problem, Problems, nearest};
+use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
@@ -37,7 +37,7 @@ use crate::http::forwarded::Forwarded;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::Stores;
-use crate::matcher::{PathMatching, RouterTable, Rule};
+use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext, MiddlewareConfig};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 
@@ -150,12 +150,22 @@ impl EntryDraft {
     }
 }
 
+/// How much is said of rules that are right but may not mean what they seem to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Remarks {
+    /// Everything, Traefik's own habits included; for whoever asks (`check`).
+    All,
+    /// Only what can never match.
+    NeverMatches,
+}
+
 /// Compiles a document. Items with errors are left out of the draft; whether that refuses the document is
 /// the caller's to say.
 pub fn compile(
     config: &DocumentConfig,
     previous: Option<&Snapshot>,
     metrics: &Metrics,
+    remarks: Remarks,
     problems: &mut Problems,
 ) -> Draft {
     let stores = previous.map_or_else(Stores::new, |previous| Stores::after(&previous.stores));
@@ -163,6 +173,7 @@ pub fn compile(
         config,
         previous,
         metrics,
+        remarks,
         problems,
         defs: config
             .http
@@ -184,6 +195,7 @@ struct Compiler<'a> {
     config: &'a DocumentConfig,
     previous: Option<&'a Snapshot>,
     metrics: &'a Metrics,
+    remarks: Remarks,
     problems: &'a mut Problems,
     defs: BTreeMap<String, MiddlewareConfig>,
     stores: Stores,
@@ -428,7 +440,7 @@ impl Compiler<'_> {
                 entry_point::PathMatching::Prefix => PathMatching::Prefix,
                 entry_point::PathMatching::Segment => PathMatching::Segment,
             };
-            let rule = parse_rule(router, &at.key("rule"), matching, problems);
+            let rule = parse_rule(router, &at.key("rule"), matching, self.remarks, problems);
             let mut context = CompileContext {
                 problems,
                 stores: &mut self.stores,
@@ -536,7 +548,10 @@ impl Compiler<'_> {
             if self.is_broken(&ConfigPath::of(&["http", "services"]).key(name)) {
                 self.problems.error(at, format!("service {name:?} has errors"));
             } else {
-                self.problems.push(unknown("service", name, at, known));
+                let broken = self.broken_names("services");
+                let known = known.into_iter().chain(broken.iter().map(String::as_str));
+                let problem = unknown("service", name, at, known);
+                self.problems.push(problem);
             }
             return None;
         }
@@ -550,6 +565,19 @@ impl Compiler<'_> {
     /// Whether an item was left out because it could not even be read.
     fn is_broken(&self, path: &ConfigPath) -> bool {
         self.problems.iter().any(|problem| problem.path.starts_with(path))
+    }
+
+    /// The names of items of a block that could not even be read.
+    fn broken_names(&self, block: &str) -> BTreeSet<String> {
+        let of_block = ConfigPath::of(&["http", block]);
+        let paths = self.problems.iter().map(|problem| &problem.path);
+        paths
+            .filter(|path| path.starts_with(&of_block))
+            .filter_map(|path| match path.steps().get(2) {
+                Some(Step::Key(name)) => Some(name.to_string()),
+                Some(Step::Index(_)) | None => None,
+            })
+            .collect()
     }
 
     fn internal(&self, internal: Internal) -> Arc<Service> {
@@ -810,11 +838,14 @@ fn parse_rule(
     router: &RouterConfig,
     at: &ConfigPath,
     matching: PathMatching,
+    remarks: Remarks,
     problems: &mut Problems,
 ) -> Option<Rule> {
     match Rule::parse_with(&router.rule, matching) {
         Ok(rule) => {
-            for remark in rule.remarks() {
+            let wanted =
+                |remark: &&Remark| remarks == Remarks::All || remark.kind == RemarkKind::NeverMatches;
+            for remark in rule.remarks().iter().filter(wanted) {
                 let mut problem = Problem::warning(at, remark.message.clone()).within(remark.at.clone());
                 problem.hint.clone_from(&remark.hint);
                 problems.push(problem);

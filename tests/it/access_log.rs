@@ -75,7 +75,7 @@ fn a_json_line_has_traefiks_fields() {
 #[test]
 fn a_common_line_is_traefiks() {
     let origin = origin().get("/x", "hello").start();
-    let proxy = logging(&origin, "format: common");
+    let proxy = logging(&origin, "format: common, fields: { headers: { names: { Referer: keep } } }");
 
     proxy
         .client("a.test")
@@ -93,7 +93,7 @@ fn a_common_line_is_traefiks() {
 #[test]
 fn a_generic_line_ends_with_the_user_agent() {
     let origin = origin().get("/x", "hello").start();
-    let proxy = logging(&origin, "format: genericCLF");
+    let proxy = logging(&origin, "format: genericCLF, fields: { headers: { defaultMode: keep } }");
 
     proxy.client("a.test").get_with("/x", &[("User-Agent", "it")]).expect(200);
 

@@ -24,10 +24,11 @@ http:
   routers:
     api:
       rule: Hots(`a.test`)
-      servcie: pods
+      service: pods
     other:
       rule: Host(`b.test`)
       service: nobody
+    third: { rule: Host(`c.test`), servcie: pods }
   services:
     pods:
       loadBalancer:
@@ -53,7 +54,7 @@ fn check_shows_every_problem_at_its_place_with_a_hint() {
 
     let report = run(dir.path(), ["check", &file]).expect(1).stdout;
 
-    for place in ["sluicegate.yaml:5:", "sluicegate.yaml:6:", "sluicegate.yaml:9:", "sluicegate.yaml:13:"] {
+    for place in ["sluicegate.yaml:5:", "sluicegate.yaml:9:", "sluicegate.yaml:10:", "sluicegate.yaml:14:"] {
         assert!(report.contains(place), "no {place} in\n{report}");
     }
     for word in ["Hots", "servcie", "service", "nobody", "did you mean"] {

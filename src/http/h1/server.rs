@@ -52,7 +52,10 @@ struct State {
     body_idle: Millis,
     read_size: usize,
     half_closed: bool,
+    /// The request's body cannot be read to its end.
+    body_failed: bool,
     out: Outgoing,
+    /// Content of the request being served, and of its answer.
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -65,6 +68,10 @@ pub enum Incoming {
     /// The client closed before it sent a byte of another request.
     Closed,
 }
+
+/// Whether an answer ends only with its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MustClose(pub bool);
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +133,7 @@ impl ServerConn {
                 body_idle: 0,
                 read_size: HEAD_READ,
                 half_closed: false,
+                body_failed: false,
                 out: Outgoing::default(),
                 bytes_in: 0,
                 bytes_out: 0,
@@ -138,17 +146,30 @@ impl ServerConn {
         &self.io
     }
 
-    /// Waits for the first byte of the next request, holding no buffer.
-    pub async fn wait_for_request(&self) -> io::Result<()> {
+    /// Waits for the first bytes of the next request, holding no buffer meanwhile. `false` when the client
+    /// has closed.
+    pub async fn wait_for_request(&self) -> bool {
         std::future::poll_fn(|cx| {
-            {
-                let mut state = self.state.borrow_mut();
-                if !state.buf.is_empty() || state.half_closed {
-                    return Poll::Ready(Ok(()));
-                }
-                state.buf = BytesMut::new();
+            let state = &mut *self.state.borrow_mut();
+            if !state.buf.is_empty() {
+                return Poll::Ready(true);
             }
-            self.io.poll_readable(cx)
+            if state.half_closed {
+                return Poll::Ready(false);
+            }
+            state.buf = BytesMut::new();
+            if ready!(self.io.poll_readable(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+            state.buf.reserve(HEAD_READ);
+            match self.io.poll_read(cx, &mut state.buf) {
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
+                Poll::Ready(Ok(_)) => Poll::Ready(true),
+                Poll::Pending => {
+                    state.buf = BytesMut::new();
+                    Poll::Pending
+                }
+            }
         })
         .await
     }
@@ -178,8 +199,9 @@ impl ServerConn {
                     let head = state.buf.split_to(end).freeze();
                     state.scan = HeadScan::default();
                     state.skipped = 0;
-                    state.bytes_in = end as u64;
+                    state.bytes_in = 0;
                     state.bytes_out = 0;
+                    state.body_failed = false;
                     let parsed = parse::request(head, limits)?;
                     state.decoder = Decoder::new(parsed.length);
                     state.length = parsed.length;
@@ -217,9 +239,14 @@ impl ServerConn {
         self.state.borrow().decoder.is_done()
     }
 
-    /// Whether the client still waits for `100 Continue`, and so may never send the body.
-    pub fn owes_continue(&self) -> bool {
-        self.state.borrow().owes_continue
+    /// Whether what is left of the request can be read and thrown away: it is on its way, and not more
+    /// than `limit` bytes as far as is known.
+    pub fn can_drain(&self, limit: u64) -> bool {
+        let state = self.state.borrow();
+        !state.owes_continue
+            && !state.body_failed
+            && !state.half_closed
+            && state.decoder.remaining().is_none_or(|left| left <= limit)
     }
 
     /// Resolves when the client is gone, while its request is being served. Bytes that come meanwhile
@@ -265,10 +292,11 @@ impl ServerConn {
         text.extend_from_slice(b"\r\n");
         // What the socket does not take now leaves with the answer.
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let _ = state.out.poll_flush(&self.io, &mut cx, &mut state.bytes_out);
+        let _ = state.out.poll_flush(&self.io, &mut cx, &mut 0);
     }
 
-    /// Writes an answer and its body, and says how many bytes of the body were sent.
+    /// Writes an answer and its body; says whether the connection must end, because nothing else ends
+    /// the body.
     ///
     /// # Errors
     /// When it did not get out whole: the connection must be closed.
@@ -279,7 +307,7 @@ impl ServerConn {
         answer: Answer<'_>,
         slot: &Slot,
         patience: SendPatience,
-    ) -> Result<(), SendError> {
+    ) -> Result<MustClose, SendError> {
         let status = head.status;
         let no_content =
             status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -331,8 +359,10 @@ impl ServerConn {
             text.extend_from_slice(b"\r\n");
         }
         let mut finished = no_content || answer.head_only || length == Length::Empty;
+        let must_close = MustClose(encoding == Encoding::UntilClose);
         let mut wait = Wait::default();
         let mut written = 0;
+        let mut content = 0;
         let mut half_closed = self.state.borrow().half_closed;
         let result = std::future::poll_fn(|cx| {
             loop {
@@ -341,6 +371,9 @@ impl ServerConn {
                     match body.poll_piece(cx) {
                         Poll::Ready(Some(Ok(piece))) => {
                             wait.progress();
+                            if let Piece::Data(data) = &piece {
+                                content += data.len() as u64;
+                            }
                             if let Err(what) = encoding.push(piece, &mut out, &mut finished) {
                                 return Poll::Ready(Err(SendError::Body(BodyError::Pod(what))));
                             }
@@ -414,11 +447,11 @@ impl ServerConn {
         })
         .await;
         slot.clear();
-        self.state.borrow_mut().bytes_out += written;
-        result
+        self.state.borrow_mut().bytes_out += content;
+        result.map(|()| must_close)
     }
 
-    /// Bytes read and written for the request being served, heads included.
+    /// Bytes of content read and written for the request being served.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.state.borrow();
         (state.bytes_in, state.bytes_out)
@@ -469,6 +502,16 @@ impl ServerConn {
 
     fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         let state = &mut *self.state.borrow_mut();
+        let polled = self.poll_piece(state, cx);
+        match &polled {
+            Poll::Ready(Some(Ok(Piece::Data(data)))) => state.bytes_in += data.len() as u64,
+            Poll::Ready(Some(Err(_))) => state.body_failed = true,
+            Poll::Ready(None | Some(Ok(Piece::Trailers(_)))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn poll_piece(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         loop {
             match state.decoder.decode(&mut state.buf) {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
@@ -481,7 +524,7 @@ impl ServerConn {
                 state.out.text().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             if !state.out.is_empty()
-                && let Poll::Ready(Err(_)) = state.out.poll_flush(&self.io, cx, &mut state.bytes_out)
+                && let Poll::Ready(Err(_)) = state.out.poll_flush(&self.io, cx, &mut 0)
             {
                 return Poll::Ready(Some(Err(BodyError::ClientGone)));
             }
@@ -490,17 +533,9 @@ impl ServerConn {
             match self.io.poll_read(cx, &mut state.buf) {
                 Poll::Ready(Ok(0)) => {
                     state.half_closed = true;
-                    let error = if state.decoder.end_of_input().is_ok() {
-                        continue;
-                    } else {
-                        BodyError::ClientGone
-                    };
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Some(Err(BodyError::ClientGone)));
                 }
-                Poll::Ready(Ok(read)) => {
-                    state.bytes_in += read as u64;
-                    state.read_size = next_read_size(state.read_size, read);
-                }
+                Poll::Ready(Ok(read)) => state.read_size = next_read_size(state.read_size, read),
                 Poll::Ready(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
                 Poll::Pending => {
                     let idle = match state.body_idle {
