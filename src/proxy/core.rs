@@ -4,6 +4,7 @@
 //! [`Shared`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -115,10 +116,10 @@ impl Core {
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
-    /// pods that it no longer names.
-    pub fn adopt(&self) {
-        let snapshot = self.snapshot();
-        self.pools.retain(&snapshot.endpoints());
+    /// pods that are not among its `endpoints`.
+    pub fn adopt(&self, endpoints: &HashSet<EndpointId>) {
+        self.snapshot();
+        self.pools.retain(endpoints);
         self.access_log();
     }
 
