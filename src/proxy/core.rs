@@ -50,6 +50,10 @@ pub enum Suspicion {
     Unreachable,
 }
 
+/// A core's own handle on the configuration: counted without atomics, which all cores would contend for with
+/// each request.
+pub type CurrentSnapshot = Rc<Arc<Snapshot>>;
+
 /// Answers for `api@internal` and its like.
 pub type InternalAnswers =
     dyn Fn(Internal, &Method, &str, Option<&str>) -> http::Response<Bytes> + Send + Sync;
@@ -76,7 +80,7 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
-    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    snapshot: RefCell<(u64, CurrentSnapshot)>,
     access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
     suspects: RefCell<SmallVec<[Suspect; 4]>>,
     date: RefCell<(u64, [u8; 29])>,
@@ -106,7 +110,7 @@ impl Core {
     }
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> CurrentSnapshot {
         let mut cached = self.snapshot.borrow_mut();
         let generation = self.shared.snapshot.generation();
         if cached.0 != generation {
