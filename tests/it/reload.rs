@@ -547,6 +547,64 @@ http:
 }
 
 #[test]
+fn requests_in_flight_count_on_after_a_reload() {
+    let gate = Gate::new();
+    let hold = gate.clone();
+    let slow = origin()
+        .on("/slow", move |_, peer| {
+            hold.pass();
+            peer.respond("200 OK", &[], "slow");
+        })
+        .start();
+    let document = |extra: &str| {
+        format!(
+            r#"
+http:
+  routers: {{ all: {{ rule: "PathPrefix(`/`){extra}", service: pods, middlewares: [few] }} }}
+  middlewares: {{ few: {{ inFlightReq: {{ amount: 1 }} }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{slow}}" }}] }} }} }}
+"#
+        )
+    };
+    let proxy = proxy().origin("slow", &slow).config(&document("")).start();
+    let mut first = proxy.client("x");
+    let request = first.head("GET", "/slow", &[]);
+    first.send(request);
+    eventually("the slow request is in flight", || slow.hits() == 1);
+
+    proxy.reload(&document(" || Path(`/other`)"));
+
+    proxy.get("x", "/").expect(429);
+    gate.open();
+    first.response().expect(200);
+    eventually("there is room again", || proxy.get("x", "/").status == 200);
+}
+
+#[test]
+fn whose_turn_it_is_survives_a_reload() {
+    let (a, b) = two();
+    let document = |extra: &str| {
+        format!(
+            r#"
+http:
+  routers: {{ all: {{ rule: "PathPrefix(`/`){extra}", service: pods }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{a}}" }}, {{ url: "{{b}}" }}] }} }} }}
+"#
+        )
+    };
+    let proxy = proxy().origin("a", &a).origin("b", &b).config(&document("")).start();
+    let mut client = proxy.client("x");
+    let mut last = client.get("/").expect(200).text();
+
+    for extra in [" || Path(`/1`)", " || Path(`/2`)", " || Path(`/3`)", ""] {
+        proxy.reload(&document(extra));
+        let next = client.get("/").expect(200).text();
+        assert_ne!(next, last);
+        last = next;
+    }
+}
+
+#[test]
 fn warm_connections_to_an_unchanged_service_survive() {
     let (a, b) = two();
     let proxy = on_a(&a, &b);
@@ -689,6 +747,39 @@ fn files_of_a_directory_come_and_go() {
     fs::remove_file(directory.path().join("b.yml")).expect("a file");
     eventually("the removed file is out of force", || proxy.get("b", "/").status == 404);
     assert_eq!(proxy.get("a", "/").expect(200).text(), "a");
+}
+
+#[test]
+fn files_of_subdirectories_come_and_go() {
+    let (a, b) = two();
+    let directory = scratch();
+    fs::write(directory.path().join("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    let proxy = proxy().config(&with_directory(directory.path())).start();
+    let below = directory.path().join("team/east");
+
+    fs::create_dir_all(&below).expect("a writable directory");
+    fs::write(below.join("b.yml"), dynamic("b", &b)).expect("a writable directory");
+    eventually("the new file is in force", || proxy.get("b", "/").status == 200);
+    fs::remove_dir_all(directory.path().join("team")).expect("a directory");
+    eventually("it is out of force with its directory", || proxy.get("b", "/").status == 404);
+
+    assert_eq!(proxy.get("a", "/").expect(200).text(), "a");
+    assert_eq!(proxy.refusals(), 0);
+}
+
+#[test]
+fn a_config_map_mounted_as_a_directory_is_followed_and_read_once() {
+    let (a, b) = two();
+    let volume = scratch();
+    mount(volume.path(), 1, "routes.yml", &dynamic("x", &a));
+    let proxy = proxy().config(&with_directory(volume.path())).start();
+    assert_eq!(proxy.get("x", "/").expect(200).text(), "a");
+
+    for (generation, origin, text) in [(2, &b, "b"), (3, &a, "a"), (4, &b, "b")] {
+        mount(volume.path(), generation, "routes.yml", &dynamic("x", origin));
+        eventually("the new version is in force", || proxy.get("x", "/").expect(200).text() == text);
+    }
+    assert_eq!(proxy.refusals(), 0);
 }
 
 #[test]
