@@ -303,6 +303,37 @@ fn an_endpoint_that_closes_every_new_connection_is_passed_over_for_a_second() {
     assert!(broken.hits() > 0);
 }
 
+/// Each try of it holds a request up for the whole connect timeout.
+#[test]
+fn an_unreachable_endpoint_is_passed_over_for_longer() {
+    let (lost, live) = (BlackHole::new(), origin().start());
+    let proxy = proxy()
+        .name("lost", lost.url())
+        .name("live", live.url())
+        .config(
+            r#"
+http:
+  routers: { all: { rule: "PathPrefix(`/`)", service: pods } }
+  services:
+    pods:
+      loadBalancer: { serversTransport: short, servers: [{ url: "{lost}" }, { url: "{live}" }] }
+  serversTransports: { short: { forwardingTimeouts: { dialTimeout: 200ms } } }
+"#,
+        )
+        .start();
+    let mut client = proxy.client("a.test");
+    let since = Instant::now();
+
+    while since.elapsed() < Duration::from_millis(2500) {
+        client.get("/").expect(200);
+    }
+
+    // One connection is served by one core.
+    let timeouts =
+        proxy.metric("sluicegate_service_retries_total{service=\"pods\",reason=\"connect_timeout\"}");
+    assert_eq!(timeouts, 1.0);
+}
+
 #[test]
 fn a_post_that_was_written_is_never_repeated() {
     for failing in [closer(), resetter()] {
