@@ -181,7 +181,7 @@ impl Core {
 
     /// The current date as a field value (RFC 9110 §5.6.7), formatted once a second.
     pub fn date(&self) -> [u8; 29] {
-        let second = clock::now() / 1000;
+        let second = clock::recent() / 1000;
         let mut cached = self.date.borrow_mut();
         if cached.0 != second {
             let text = httpdate::fmt_http_date(SystemTime::now());
