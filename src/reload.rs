@@ -330,7 +330,7 @@ impl Reloader {
         let access_log = match self.open_access_log(config) {
             Ok(access_log) => access_log,
             Err(problem) => {
-                problems.push(problem);
+                problems.push(*problem);
                 None
             }
         };
@@ -383,7 +383,10 @@ impl Reloader {
     }
 
     /// `None` when the log stays as it is.
-    fn open_access_log(&self, config: &DocumentConfig) -> Result<Option<Option<Arc<AccessLog>>>, Problem> {
+    fn open_access_log(
+        &self,
+        config: &DocumentConfig,
+    ) -> Result<Option<Option<Arc<AccessLog>>>, Box<Problem>> {
         let at = ConfigPath::of(&["accessLog"]);
         let wanted = match &config.access_log {
             Some(config) => Some(access_log_settings(config, &at)?),
@@ -396,7 +399,8 @@ impl Reloader {
         match wanted.map(AccessLog::start).transpose() {
             Ok(log) => Ok(Some(log.map(Arc::new))),
             Err(error) => {
-                Err(Problem::error(&at.key("filePath"), format!("access log cannot be opened: {error}")))
+                let message = format!("access log cannot be opened: {error}");
+                Err(Box::new(Problem::error(&at.key("filePath"), message)))
             }
         }
     }
@@ -441,6 +445,7 @@ impl Reloader {
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
             if let Some(log) = &log {
@@ -448,7 +453,7 @@ impl Reloader {
             }
             self.shared.access_log.update(|_| Some(log));
         }
-        self.cores.adopt();
+        self.cores.adopt(endpoints);
         self.old.push(previous);
 
         let gone: Vec<EntryPointName> = self
@@ -780,7 +785,7 @@ fn metrics_settings(config: &DocumentConfig) -> MetricsSettings {
 fn access_log_settings(
     config: &observability::AccessLogConfig,
     at: &ConfigPath,
-) -> Result<AccessLogSettings, Problem> {
+) -> Result<AccessLogSettings, Box<Problem>> {
     let mut status_codes = Vec::with_capacity(config.filters.status_codes.len());
     for (index, text) in config.filters.status_codes.iter().enumerate() {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -790,8 +795,8 @@ fn access_log_settings(
             }
             _ => {
                 let at = at.key("filters").key("statusCodes").index(index);
-                return Err(Problem::error(&at, format!("bad status or range {text:?}"))
-                    .hint("write \"404\" or \"500-599\""));
+                let problem = Problem::error(&at, format!("bad status or range {text:?}"));
+                return Err(Box::new(problem.hint("write \"404\" or \"500-599\"")));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! [`Shared`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -49,6 +50,10 @@ pub enum Suspicion {
     Unreachable,
 }
 
+/// A core's own handle on the configuration: counted without atomics, which all cores would contend for with
+/// each request.
+pub type CurrentSnapshot = Rc<Arc<Snapshot>>;
+
 /// Answers for `api@internal` and its like.
 pub type InternalAnswers =
     dyn Fn(Internal, &Method, &str, Option<&str>) -> http::Response<Bytes> + Send + Sync;
@@ -75,7 +80,7 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
-    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    snapshot: RefCell<(u64, CurrentSnapshot)>,
     access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
     suspects: RefCell<SmallVec<[Suspect; 4]>>,
     date: RefCell<(u64, [u8; 29])>,
@@ -105,7 +110,7 @@ impl Core {
     }
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> CurrentSnapshot {
         let mut cached = self.snapshot.borrow_mut();
         let generation = self.shared.snapshot.generation();
         if cached.0 != generation {
@@ -115,10 +120,10 @@ impl Core {
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
-    /// pods that it no longer names.
-    pub fn adopt(&self) {
-        let snapshot = self.snapshot();
-        self.pools.retain(&snapshot.endpoints());
+    /// pods that are not among its `endpoints`.
+    pub fn adopt(&self, endpoints: &HashSet<EndpointId>) {
+        self.snapshot();
+        self.pools.retain(endpoints);
         self.access_log();
     }
 

@@ -22,10 +22,10 @@ use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
-use crate::proxy::core::Core;
+use crate::proxy::core::{Core, CurrentSnapshot};
 use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
-use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
+use crate::snapshot::{EntryPoint, ListenerId};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::CloseReason;
 
@@ -210,7 +210,7 @@ impl Connection<'_> {
         result
     }
 
-    async fn exchange(&self, snapshot: Rc<Arc<Snapshot>>, parsed: ParsedRequest) -> Next {
+    async fn exchange(&self, snapshot: CurrentSnapshot, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
