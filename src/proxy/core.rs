@@ -13,9 +13,9 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
+use crate::common::live::{Cached, Live};
 use crate::common::timer::Timers;
 use crate::endpoint::EndpointId;
-use crate::endpoint::live::Live;
 use crate::snapshot::{Internal, Snapshot};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::CoreMetrics;
@@ -52,8 +52,8 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
-    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
-    access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
+    snapshot: Cached<Snapshot>,
+    access_log: Cached<Option<Arc<AccessLog>>>,
     suspects: RefCell<SmallVec<[(EndpointId, Millis); 4]>>,
     date: RefCell<(u64, [u8; 29])>,
     random: Cell<u64>,
@@ -63,16 +63,14 @@ impl Core {
     /// Sets up a core; to be called on its own thread.
     pub fn new(id: usize, shared: Arc<Shared>, metrics: CoreMetrics) -> Rc<Self> {
         let metrics = Rc::new(metrics);
-        let snapshot = (shared.snapshot.generation(), Rc::new(shared.snapshot.load()));
-        let log = (shared.access_log.generation(), Rc::new((*shared.access_log.load()).clone()));
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Rc::new(Self {
             id,
             timers: Timers::new(),
             pools: Pools::new(Rc::clone(&metrics)),
             metrics,
-            snapshot: RefCell::new(snapshot),
-            access_log: RefCell::new(log),
+            snapshot: Cached::new(&shared.snapshot),
+            access_log: Cached::new(&shared.access_log),
             shared,
             suspects: RefCell::default(),
             date: RefCell::new((u64::MAX, [0; 29])),
@@ -83,12 +81,7 @@ impl Core {
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
     pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
-        let mut cached = self.snapshot.borrow_mut();
-        let generation = self.shared.snapshot.generation();
-        if cached.0 != generation {
-            *cached = (generation, Rc::new(self.shared.snapshot.load()));
-        }
-        Rc::clone(&cached.1)
+        self.snapshot.get(&self.shared.snapshot)
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
@@ -100,13 +93,8 @@ impl Core {
     }
 
     /// Where to log, if anywhere.
-    pub fn access_log(&self) -> Rc<Option<Arc<AccessLog>>> {
-        let mut cached = self.access_log.borrow_mut();
-        let generation = self.shared.access_log.generation();
-        if cached.0 != generation {
-            *cached = (generation, Rc::new((*self.shared.access_log.load()).clone()));
-        }
-        Rc::clone(&cached.1)
+    pub fn access_log(&self) -> Rc<Arc<Option<Arc<AccessLog>>>> {
+        self.access_log.get(&self.shared.access_log)
     }
 
     /// An endpoint could not be connected to.
