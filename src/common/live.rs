@@ -1,6 +1,7 @@
 //! Where the newest of something is found: many readers, writers one at a time.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,11 +65,32 @@ impl<T> Live<T> {
     }
 }
 
-/// One core's copy of a [`Live`] value.
+/// A value that one core holds.
 ///
-/// Hands it out in an [`Rc`] of the core's own: counting its readers touches no memory of another core.
+/// Clones are counted in memory of the core's own, so that taking one touches no other core's.
 #[derive(Debug)]
-pub struct Cached<T>(RefCell<(u64, Rc<Arc<T>>)>);
+pub struct OnCore<T>(Rc<Held<T>>);
+
+#[derive(Debug)]
+struct Held<T>(Arc<T>);
+
+impl<T> Clone for OnCore<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<T> Deref for OnCore<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.0
+    }
+}
+
+/// One core's copy of a [`Live`] value.
+#[derive(Debug)]
+pub struct Cached<T>(RefCell<(u64, OnCore<T>)>);
 
 impl<T> Cached<T> {
     /// Loads the value.
@@ -78,18 +100,18 @@ impl<T> Cached<T> {
 
     /// The newest value, loaded again only if it was replaced: one atomic load while it was not. `live` must be
     /// the one it was made from.
-    pub fn get(&self, live: &Live<T>) -> Rc<Arc<T>> {
+    pub fn get(&self, live: &Live<T>) -> OnCore<T> {
         let mut cached = self.0.borrow_mut();
         if cached.0 != live.generation() {
             *cached = Self::loaded(live);
         }
-        Rc::clone(&cached.1)
+        cached.1.clone()
     }
 
-    fn loaded(live: &Live<T>) -> (u64, Rc<Arc<T>>) {
+    fn loaded(live: &Live<T>) -> (u64, OnCore<T>) {
         // In this order: a value stored in between is loaded again next time, and never missed.
         let generation = live.generation();
-        (generation, Rc::new(live.load()))
+        (generation, OnCore(Rc::new(Held(live.load()))))
     }
 }
 
@@ -102,11 +124,11 @@ mod tests {
         let live = Live::new(1);
         let cached = Cached::new(&live);
         let first = cached.get(&live);
-        assert!(Rc::ptr_eq(&first, &cached.get(&live)));
+        assert!(std::ptr::eq(&*first, &*cached.get(&live)));
         assert!(live.update(|_| None).is_none());
-        assert!(Rc::ptr_eq(&first, &cached.get(&live)));
+        assert!(std::ptr::eq(&*first, &*cached.get(&live)));
         live.update(|value| Some(**value + 1));
-        assert_eq!(**cached.get(&live), 2);
+        assert_eq!(*cached.get(&live), 2);
     }
 
     #[test]
@@ -124,7 +146,7 @@ mod tests {
                 let cached = Cached::new(&live);
                 let mut last = 0;
                 while last < 8_000 {
-                    let value = **cached.get(&live);
+                    let value = *cached.get(&live);
                     assert!(value >= last, "{value} after {last}");
                     last = value;
                     std::thread::yield_now();

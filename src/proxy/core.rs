@@ -13,7 +13,7 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
-use crate::common::live::{Cached, Live};
+use crate::common::live::{Cached, Live, OnCore};
 use crate::common::timer::Timers;
 use crate::endpoint::EndpointId;
 use crate::snapshot::{Internal, Snapshot};
@@ -21,10 +21,33 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::CoreMetrics;
 use crate::upstream::Pools;
 
-/// How long an endpoint that could not be connected to is passed over while another is available.
+/// How long an endpoint that refused, or closed, a new connection is passed over while another is available.
 /// Short, because it may be back at any moment; long enough that a pod that died costs each core one
 /// failed connect a second, not one a request.
 const SUSPICION: Millis = 1000;
+/// The same for one that could not be reached at all: finding that out holds up a request for the whole
+/// connect timeout, 5 s by default.
+const SUSPICION_UNREACHABLE: Millis = 10_000;
+/// A suspicion that nobody has put to the test for so long is dropped; the endpoint may be gone.
+const SUSPICION_KEPT: Millis = 60_000;
+
+/// An endpoint that failed.
+#[derive(Debug)]
+struct Suspect {
+    endpoint: EndpointId,
+    /// Passed over until then; after that, the next request that is given to it puts it to the test.
+    until: Millis,
+    pause: Millis,
+}
+
+/// How an endpoint failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Suspicion {
+    /// It refused a connection, or closed one before it had answered anything on it.
+    Refused,
+    /// Nothing came back.
+    Unreachable,
+}
 
 /// Answers for `api@internal` and its like.
 pub type InternalAnswers =
@@ -54,7 +77,7 @@ pub struct Core {
     pub shared: Arc<Shared>,
     snapshot: Cached<Snapshot>,
     access_log: Cached<Option<Arc<AccessLog>>>,
-    suspects: RefCell<SmallVec<[(EndpointId, Millis); 4]>>,
+    suspects: RefCell<SmallVec<[Suspect; 4]>>,
     date: RefCell<(u64, [u8; 29])>,
     random: Cell<u64>,
 }
@@ -80,7 +103,7 @@ impl Core {
     }
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> OnCore<Snapshot> {
         self.snapshot.get(&self.shared.snapshot)
     }
 
@@ -93,22 +116,33 @@ impl Core {
     }
 
     /// Where to log, if anywhere.
-    pub fn access_log(&self) -> Rc<Arc<Option<Arc<AccessLog>>>> {
+    pub fn access_log(&self) -> OnCore<Option<Arc<AccessLog>>> {
         self.access_log.get(&self.shared.access_log)
     }
 
-    /// An endpoint could not be connected to.
-    pub fn suspect(&self, endpoint: EndpointId) {
-        let until = clock::now() + SUSPICION;
+    /// An endpoint has failed, and probably not for this one request alone.
+    pub fn suspect(&self, endpoint: EndpointId, why: Suspicion) {
+        let pause = match why {
+            Suspicion::Refused => SUSPICION,
+            Suspicion::Unreachable => SUSPICION_UNREACHABLE,
+        };
+        self.trust(endpoint);
+        self.suspects.borrow_mut().push(Suspect { endpoint, until: clock::now() + pause, pause });
+    }
+
+    /// A request is given to an endpoint. If that was suspected, others pass it over until it is known how this
+    /// one fares.
+    pub fn try_out(&self, endpoint: EndpointId) {
         let mut suspects = self.suspects.borrow_mut();
-        suspects.retain(|(id, _)| *id != endpoint);
-        suspects.push((endpoint, until));
+        if let Some(suspect) = suspects.iter_mut().find(|suspect| suspect.endpoint == endpoint) {
+            suspect.until = clock::now() + suspect.pause;
+        }
     }
 
     /// An endpoint has answered after all.
     pub fn trust(&self, endpoint: EndpointId) {
         if !self.suspects.borrow().is_empty() {
-            self.suspects.borrow_mut().retain(|(id, _)| *id != endpoint);
+            self.suspects.borrow_mut().retain(|suspect| suspect.endpoint != endpoint);
         }
     }
 
@@ -119,8 +153,8 @@ impl Core {
         }
         let now = clock::now();
         let mut suspects = self.suspects.borrow_mut();
-        suspects.retain(|(_, until)| *until > now);
-        to.extend(suspects.iter().map(|(id, _)| *id));
+        suspects.retain(|suspect| suspect.until + SUSPICION_KEPT > now);
+        to.extend(suspects.iter().filter(|suspect| suspect.until > now).map(|suspect| suspect.endpoint));
     }
 
     /// A number evenly distributed over all of `u64` (xorshift64*); not for secrets.

@@ -13,6 +13,7 @@ use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
+use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline};
 use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
@@ -40,6 +41,9 @@ const CLIENT_IDLE: Millis = 60_000;
 const DRAIN_LIMIT: u64 = 64 * 1024;
 /// For that, and for what a client still sends while it is being told to stop.
 const LINGER: Millis = 1000;
+/// A connection that is told to end before its first request has come may wait so long for that request: it
+/// was accepted, so the request is likely under way.
+const FIRST_REQUEST: Millis = 1000;
 
 /// A socket on its way to its core.
 #[derive(Debug)]
@@ -170,20 +174,28 @@ impl Connection<'_> {
             if self.served == 0 { entry.settings.head_timeout } else { entry.settings.idle_timeout }
         };
         let mut at = None;
+        let mut told = false;
         let mut request = pin!(self.conn.wait_for_request());
         let result = poll_fn(|cx| {
             if let Poll::Ready(open) = request.as_mut().poll(cx) {
                 return Poll::Ready(if open { Ok(()) } else { Err(CloseReason::Client) });
             }
-            if self.control.drain.get() == Drain::Close {
+            let closes = self.control.drain.get() == Drain::Close;
+            // A request may have come of which this core has not heard yet.
+            if closes && self.served > 0 && self.conn.io().is_quiet(true) {
                 return Poll::Ready(Err(CloseReason::Drained));
             }
             match &mut *self.control.waker.borrow_mut() {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 waker => *waker = Some(cx.waker().clone()),
             }
-            let at = *at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
-            self.slot.poll_at(cx, at).map(|()| Err(CloseReason::Idle))
+            let at = at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
+            if closes && !told {
+                told = true;
+                *at = (*at).min(clock::now() + FIRST_REQUEST);
+            }
+            let reason = if closes { CloseReason::Drained } else { CloseReason::Idle };
+            self.slot.poll_at(cx, *at).map(|()| Err(reason))
         })
         .await;
         if at.is_some() {
@@ -192,7 +204,7 @@ impl Connection<'_> {
         result
     }
 
-    async fn exchange(&self, snapshot: Rc<Arc<Snapshot>>, parsed: ParsedRequest) -> Next {
+    async fn exchange(&self, snapshot: OnCore<Snapshot>, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");

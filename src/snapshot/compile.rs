@@ -80,11 +80,12 @@ impl Draft {
     /// Puts the document in use, as far as that is not the caller's: gives the snapshot to be stored.
     ///
     /// `listeners` has the sockets of all entry points, by name. Entry points of `previous` that are gone
-    /// go on serving their open connections.
+    /// go on serving their open connections; those that were gone before, while `drains` says so.
     pub fn commit(
         self,
         listeners: &BTreeMap<EntryPointName, ListenerId>,
         previous: Option<&Snapshot>,
+        drains: impl Fn(ListenerId) -> bool,
         hash: &str,
     ) -> Snapshot {
         for (live, servers, watch) in &self.endpoints {
@@ -103,7 +104,10 @@ impl Draft {
             .collect();
         let draining = previous
             .into_iter()
-            .flat_map(|previous| &previous.entry_points)
+            .flat_map(|previous| {
+                let gone_before = previous.draining.iter().filter(|old| drains(old.listener));
+                previous.entry_points.iter().chain(gone_before)
+            })
             .filter(|old| entry_points.iter().all(|new| new.listener != old.listener))
             .cloned()
             .collect();
@@ -453,24 +457,26 @@ impl Compiler<'_> {
             };
             return Some(self.internal(internal));
         }
-        let known: Vec<&str> = self.config.http.services.keys().map(|name| name.as_str()).collect();
         if provider != "file" {
             let problem = Problem::error(at, format!("service {text:?} is of a provider that is not there"));
             self.problems.push(problem.hint(format!("write {name:?} or \"{name}@file\"")));
             return None;
         }
-        if !known.contains(&name) {
+        let name = ServiceName::new(name);
+        if !self.config.http.services.contains_key(&name) {
+            let name = name.as_str();
             if self.is_broken(&ConfigPath::of(&["http", "services"]).key(name)) {
                 self.problems.error(at, format!("service {name:?} has errors"));
             } else {
                 let broken = self.broken_names("services");
-                let known = known.into_iter().chain(broken.iter().map(String::as_str));
+                let known = self.config.http.services.keys().map(|name| name.as_str());
+                let known = known.chain(broken.iter().map(String::as_str));
                 let problem = unknown("service", name, at, known);
                 self.problems.push(problem);
             }
             return None;
         }
-        let service = self.service(&ServiceName::new(name));
+        let service = self.service(&name);
         if service.is_none() {
             self.problems.error(at, format!("service {name:?} has errors"));
         }
