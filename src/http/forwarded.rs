@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use super::client_ip::IpSet;
 use super::head::RequestHead;
 
 /// `X-Forwarded-For`.
@@ -26,7 +26,7 @@ pub struct Forwarded {
     /// Everybody (`forwardedHeaders.insecure`).
     pub insecure: bool,
     /// Peers that are believed.
-    pub trusted: Vec<IpNet>,
+    pub trusted: IpSet,
     /// Whether the peer is appended to `X-Forwarded-For`.
     pub append: bool,
     /// Fields named in `Connection` that middlewares may still see.
@@ -67,7 +67,7 @@ pub enum Kind {
 impl Forwarded {
     /// Whether the peer's own forwarding fields are believed.
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        self.insecure || self.trusted.iter().any(|net| net.contains(&ip))
+        self.insecure || self.trusted.contains(ip)
     }
 
     /// Sorts out what came: before routing and before any middleware.
@@ -192,6 +192,7 @@ mod tests {
     use http::{Method, Version};
 
     use super::*;
+    use crate::http::client_ip::parse_range;
     use crate::http::text::Text;
 
     /// Of `a.test:8080`.
@@ -200,7 +201,7 @@ mod tests {
     fn forwarded(trusted: &[&str]) -> Forwarded {
         Forwarded {
             insecure: false,
-            trusted: trusted.iter().map(|net| net.parse().unwrap()).collect(),
+            trusted: IpSet::new(trusted.iter().map(|range| parse_range(range).expect("a range"))),
             append: true,
             connection: Vec::new(),
             server: HeaderValue::from_static("edge-1"),

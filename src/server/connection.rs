@@ -13,6 +13,7 @@ use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
+use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline};
 use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
@@ -22,10 +23,10 @@ use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
-use crate::proxy::core::{Core, CurrentSnapshot};
+use crate::proxy::core::Core;
 use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
-use crate::snapshot::{EntryPoint, ListenerId};
+use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::CloseReason;
 
@@ -210,7 +211,7 @@ impl Connection<'_> {
         result
     }
 
-    async fn exchange(&self, snapshot: CurrentSnapshot, parsed: ParsedRequest) -> Next {
+    async fn exchange(&self, snapshot: OnCore<Snapshot>, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
