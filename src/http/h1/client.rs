@@ -14,8 +14,8 @@ use http::{HeaderMap, Method, StatusCode};
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
+use super::memory::{SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency};
-use super::server::next_read_size;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
@@ -23,8 +23,6 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
 const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 256 * 1024, fields: 512 };
-/// First read of an answer; most answers fit.
-const HEAD_READ: usize = 4 * 1024;
 /// What an unused connection may keep of the buffer it was read into.
 const KEPT: usize = 8 * 1024;
 /// Interim answers before the final one. Each is passed on, so a pod must not send them for ever.
@@ -107,7 +105,7 @@ impl ClientConn {
             io,
             buf: BytesMut::new(),
             out: Outgoing::default(),
-            read_size: HEAD_READ,
+            read_size: SMALL_READ,
             served: 0,
             idle_since: 0,
         })
@@ -138,6 +136,17 @@ impl ClientConn {
         self.buf.is_empty() && self.io.is_quiet(ask_kernel)
     }
 
+    /// Whether a new connection is as quiet as it should be. A pod that answers before it is asked would
+    /// be one answer ahead from then on, and each client would get another's.
+    fn listen_first(&self) -> Result<(), ExchangeCause> {
+        match self.io.peek() {
+            None => Ok(()),
+            Some(Ok(0)) => Err(ExchangeCause::Closed(io::ErrorKind::UnexpectedEof.into())),
+            Some(Ok(_)) => Err(ExchangeCause::Malformed("answered before it was asked")),
+            Some(Err(error)) => Err(ExchangeCause::Closed(error)),
+        }
+    }
+
     /// Sends a request and reads the head of its answer.
     ///
     /// # Errors
@@ -149,6 +158,11 @@ impl ClientConn {
         wants: Wants<'_>,
         home: &Rc<dyn Home>,
     ) -> Result<(ResponseHead, Body), ExchangeError> {
+        if self.served == 0
+            && let Err(cause) = self.listen_first()
+        {
+            return Err(ExchangeError { cause, written: false, reused: false, body: Some(body) });
+        }
         let length = body.length();
         let out = std::mem::take(&mut self.out);
         let mut sender = Sender::new(body, out, wants.expect_continue && length != Length::Empty);
@@ -182,7 +196,8 @@ impl ClientConn {
                         return Poll::Ready(Err(ExchangeCause::Malformed("too many interim answers")));
                     }
                     (wants.interim)(status, &parsed.head.headers);
-                    if sender.waits_for_continue {
+                    // Other interim answers say nothing about the body (RFC 9110 §10.1.1).
+                    if sender.waits_for_continue && status == StatusCode::CONTINUE {
                         sender.waits_for_continue = false;
                         sender.poll(&self.io, cx);
                     }
@@ -193,9 +208,16 @@ impl ClientConn {
                 if self.buf[..known] != b"HTTP/"[..known] {
                     return Poll::Ready(Err(ExchangeCause::Malformed("malformed status line")));
                 }
-                let room = self.read_size.max(self.buf.len());
-                self.buf.reserve(room);
-                let Poll::Ready(read) = self.io.poll_read(cx, &mut self.buf) else {
+                let read = match self.io.poll_readable(cx) {
+                    Poll::Ready(_) => {
+                        let room = self.read_size.max(self.buf.len());
+                        self.buf.reserve(room);
+                        self.io.poll_read(cx, &mut self.buf)
+                    }
+                    // Until something comes no buffer is held for it.
+                    Poll::Pending => Poll::Pending,
+                };
+                let Poll::Ready(read) = read else {
                     let phase = sender.phase();
                     let since = wait.since(phase, sender.written);
                     let at = match (phase, wants.header_timeout, wants.idle_timeout) {
@@ -275,6 +297,7 @@ impl ClientConn {
             length,
             sender: (!sender.is_done()).then(|| Box::new(sender)),
             home: Rc::clone(home),
+            _stream: Stream::begin(),
         };
         // What a `HEAD` would have had is told by its fields alone.
         let announced = (bodiless && head.method == Method::HEAD).then_some(parsed.length);
@@ -429,6 +452,7 @@ pub struct ResponseBody {
     sender: Option<Box<Sender>>,
     keep: bool,
     home: Rc<dyn Home>,
+    _stream: Stream,
 }
 
 impl ResponseBody {
@@ -460,8 +484,14 @@ impl ResponseBody {
                 Ok(None) => {}
                 Err(what) => return self.fail(what),
             }
-            let room = conn.read_size;
-            conn.buf.reserve(room);
+            // Until something comes no buffer is held for it.
+            if conn.io.poll_readable(cx).is_pending() {
+                if conn.buf.is_empty() {
+                    conn.buf = BytesMut::new();
+                }
+                return Poll::Pending;
+            }
+            conn.buf.reserve(conn.read_size);
             match ready!(conn.io.poll_read(cx, &mut conn.buf)) {
                 Ok(0) => match self.decoder.end_of_input() {
                     Ok(()) => {

@@ -14,6 +14,7 @@ use http::{HeaderMap, StatusCode, Version};
 use super::encode::{self, Encoding, Outgoing};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
+use super::memory::{HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
@@ -22,12 +23,11 @@ use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
 
-/// First read of a head; most heads fit.
-const HEAD_READ: usize = 4 * 1024;
-/// Largest read of a body. Bigger reads save system calls on big bodies; each active stream holds one.
-pub(super) const MAX_BODY_READ: usize = 256 * 1024;
-/// What a client may send ahead (pipelining) while its request is still being served.
-const MAX_AHEAD: usize = 16 * 1024;
+/// What a client may have sent ahead (pipelining) while its request is being served and still be watched
+/// for its end: one or two requests, so that a flood of them stays in the kernel's buffers.
+const MAX_AHEAD: usize = 1024;
+/// Free room of a buffer that is not worth a copy to give back.
+const SLACK: usize = 1024;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct ServerConn {
 struct State {
     buf: BytesMut,
     scan: HeadScan,
+    /// Of the request whose head is coming or being served.
+    head: HeadShare,
     skipped: usize,
     decoder: Decoder,
     length: Length,
@@ -130,6 +132,7 @@ impl ServerConn {
             state: RefCell::new(State {
                 buf: BytesMut::new(),
                 scan: HeadScan::default(),
+                head: HeadShare::default(),
                 skipped: 0,
                 decoder: Decoder::new(Length::Empty),
                 length: Length::Empty,
@@ -138,7 +141,7 @@ impl ServerConn {
                 body_deadline: Millis::MAX,
                 body_idle: 0,
                 body_waits_since: None,
-                read_size: HEAD_READ,
+                read_size: SMALL_READ,
                 half_closed: false,
                 body_failed: false,
                 out: Outgoing::default(),
@@ -164,11 +167,12 @@ impl ServerConn {
             if state.half_closed {
                 return Poll::Ready(false);
             }
+            state.head.release();
             state.buf = BytesMut::new();
             if ready!(self.io.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
-            state.buf.reserve(HEAD_READ);
+            state.buf.reserve(SMALL_READ);
             match self.io.poll_read(cx, &mut state.buf) {
                 Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
                 Poll::Ready(Ok(_)) => Poll::Ready(true),
@@ -204,6 +208,7 @@ impl ServerConn {
                 }
                 if let Some(end) = state.scan.find_end(&state.buf, limits, Leniency::None)? {
                     let head = state.buf.split_to(end).freeze();
+                    state.head.settle(end);
                     state.scan = HeadScan::default();
                     state.skipped = 0;
                     state.bytes_in = 0;
@@ -214,11 +219,24 @@ impl ServerConn {
                     state.decoder = Decoder::new(parsed.length);
                     state.length = parsed.length;
                     state.owes_continue = parsed.expects_continue;
-                    state.read_size = HEAD_READ;
+                    state.read_size = SMALL_READ;
                     return Poll::Ready(Ok(Incoming::Request(parsed)));
                 }
-                let room = HEAD_READ.max(state.buf.len());
-                state.buf.reserve(room);
+                let len = state.buf.len();
+                if self.io.poll_readable(cx).is_pending() {
+                    // A head that comes slowly holds what it has and not what it may come to.
+                    if state.buf.capacity() > 2 * len + SLACK {
+                        state.buf = BytesMut::from(&state.buf[..]);
+                    }
+                    return Poll::Pending;
+                }
+                if len == state.buf.capacity() {
+                    let room = len.max(SLACK);
+                    if !state.head.grow(len + room) {
+                        return Poll::Ready(Err(ProxyError::Overloaded("too many large heads at once")));
+                    }
+                    state.buf.reserve(room);
+                }
                 match ready!(self.io.poll_read(cx, &mut state.buf)) {
                     Ok(0) if state.buf.is_empty() => return Poll::Ready(Ok(Incoming::Closed)),
                     Ok(0) => return Poll::Ready(Err(ProxyError::ClientGone)),
@@ -239,7 +257,9 @@ impl ServerConn {
         state.body_waits_since = None;
         match state.length {
             Length::Empty => Body::Empty,
-            length => Body::FromClient(RequestBody { conn: Rc::clone(self), length }),
+            length => {
+                Body::FromClient(RequestBody { conn: Rc::clone(self), length, _stream: Stream::begin() })
+            }
         }
     }
 
@@ -275,7 +295,7 @@ impl ServerConn {
             if self.io.poll_readable(cx).is_pending() {
                 return Poll::Pending;
             }
-            state.buf.reserve(HEAD_READ);
+            state.buf.reserve(MAX_AHEAD);
             match ready!(self.io.poll_read(cx, &mut state.buf)) {
                 Ok(0) => {
                     state.half_closed = true;
@@ -499,11 +519,17 @@ impl ServerConn {
     /// socket closed over unread bytes is reset, and the reset can overtake the answer (RFC 9112 §9.6).
     pub async fn linger(&self, slot: &Slot, until: Millis) {
         self.io.shutdown_write();
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.buf = BytesMut::new();
+            state.head.release();
+        }
         let read = std::future::poll_fn(|cx| {
             let state = &mut *self.state.borrow_mut();
             loop {
+                ready!(self.io.poll_readable(cx)).ok();
                 state.buf.clear();
-                state.buf.reserve(HEAD_READ);
+                state.buf.reserve(SMALL_READ);
                 match ready!(self.io.poll_read(cx, &mut state.buf)) {
                     Ok(0) | Err(_) => return Poll::Ready(()),
                     Ok(_) => {}
@@ -542,9 +568,15 @@ impl ServerConn {
             {
                 return Poll::Ready(Some(Err(BodyError::ClientGone)));
             }
-            let room = state.read_size;
-            state.buf.reserve(room);
-            match self.io.poll_read(cx, &mut state.buf) {
+            let read = match self.io.poll_readable(cx) {
+                Poll::Ready(_) => {
+                    state.buf.reserve(state.read_size);
+                    self.io.poll_read(cx, &mut state.buf)
+                }
+                // Until something comes no buffer is held for it.
+                Poll::Pending => Poll::Pending,
+            };
+            match read {
                 Poll::Ready(Ok(0)) => {
                     state.half_closed = true;
                     return Poll::Ready(Some(Err(BodyError::ClientGone)));
@@ -567,22 +599,12 @@ impl ServerConn {
     }
 }
 
-/// Doubles while reads fill what they were given, and shrinks again slowly.
-pub(super) fn next_read_size(size: usize, read: usize) -> usize {
-    if read >= size {
-        (size * 2).min(MAX_BODY_READ)
-    } else if read < size / 4 {
-        (size / 2).max(HEAD_READ)
-    } else {
-        size
-    }
-}
-
 /// The content of a request, still on the wire.
 #[derive(Debug)]
 pub struct RequestBody {
     conn: Rc<ServerConn>,
     length: Length,
+    _stream: Stream,
 }
 
 impl RequestBody {
