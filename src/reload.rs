@@ -15,13 +15,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminView, InternalService};
+use crate::common::live::Live;
 use crate::common::names::{EntryPointName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::ListenAddress;
 use crate::config::load::{Document, Loaded, Loader, Texts};
 use crate::config::{observability, render};
-use crate::endpoint::live::{Live, LiveEndpoints};
+use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;

@@ -1,6 +1,8 @@
-//! Words everybody shares: names, units, problems of a document, the coarse clock. No I/O.
+//! Words everybody shares: names, units, problems of a document, the coarse clock, timers, values that are replaced
+//! whole. No I/O.
 
 pub mod clock;
+pub mod live;
 pub mod names;
 pub mod problem;
 pub mod timer;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::observability::TraceVerbosity;
 use crate::common::units::HumanDuration;
+use crate::matcher::PathMatching;
 
 /// An address that accepts connections, with its protocol settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -156,7 +157,7 @@ pub struct EntryPointHttp {
     pub underscore_headers_strategy: UnderscoreHeadersStrategy,
     /// Whether `PathPrefix` and `stripPrefix` compare plain strings (`prefix`) or whole segments
     /// (`segment`). Default `prefix`; a router may override it.
-    pub path_matching: PathMatching,
+    pub path_matching: PathMatchingConfig,
 }
 
 impl Default for EntryPointHttp {
@@ -169,7 +170,7 @@ impl Default for EntryPointHttp {
             max_header_bytes: 1_048_576,
             max_header_fields: 200,
             underscore_headers_strategy: UnderscoreHeadersStrategy::default(),
-            path_matching: PathMatching::default(),
+            path_matching: PathMatchingConfig::default(),
         }
     }
 }
@@ -224,12 +225,21 @@ pub enum UnderscoreHeadersStrategy {
 /// How a path prefix is compared.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum PathMatching {
+pub enum PathMatchingConfig {
     /// As a plain string, as in Traefik: `/api` also matches `/apix`.
     #[default]
     Prefix,
     /// By whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
     Segment,
+}
+
+impl From<PathMatchingConfig> for PathMatching {
+    fn from(config: PathMatchingConfig) -> Self {
+        match config {
+            PathMatchingConfig::Prefix => Self::Prefix,
+            PathMatchingConfig::Segment => Self::Segment,
+        }
+    }
 }
 
 /// What is recorded of requests that arrive at an entry point.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::entry_point::PathMatching;
+use super::entry_point::PathMatchingConfig;
 use super::observability::TraceVerbosity;
 use crate::common::units::HumanDuration;
 
@@ -32,7 +32,7 @@ pub struct RouterConfig {
     pub rule_syntax: RuleSyntax,
     /// How a path prefix is compared: `prefix` or `segment`. Default: as the entry point says.
     #[serde(default)]
-    pub path_matching: Option<PathMatching>,
+    pub path_matching: Option<PathMatchingConfig>,
     /// What is recorded, where it differs from the entry point.
     #[serde(default)]
     pub observability: RouterObservability,

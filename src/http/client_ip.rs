@@ -6,11 +6,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::{NonZeroU8, NonZeroUsize};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The field that proxies append client addresses to.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use super::forwarded::X_FORWARDED_FOR;
 
 /// A set of addresses. A look-up costs a binary search, however many ranges were written.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
 use std::ops::Range;
 
 use http::HeaderName;
@@ -18,6 +17,7 @@ use super::regexp::{self, Case};
 use super::{PathMatching, Subject, query};
 use crate::common::problem::nearest;
 use crate::http::authority::host_for_matching;
+use crate::http::client_ip::parse_range;
 
 /// One compiled condition.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl Matcher {
             ("Query" | "QueryRegexp", [name]) => Self::Query((*name).to_owned(), String::new()),
             ("Query", [name, value]) => Self::Query((*name).to_owned(), (*value).to_owned()),
             ("QueryRegexp", [name, _]) => Self::QueryRegexp((*name).to_owned(), pattern(1, Case::Sensitive)?),
-            ("ClientIP", [range]) => Self::ClientIp(parse_range(range).ok_or_else(|| {
+            ("ClientIP", [range]) => Self::ClientIp(parse_range(range).map_err(|_| {
                 RuleError::new(format!("{range:?} is neither an IP address nor a range"), at(0))
                     .hint("such as ClientIP(`10.0.0.1`) or ClientIP(`10.0.0.0/8`)")
             })?),
@@ -436,21 +436,6 @@ fn doubtful_path(
             let message = format!("{} compares with the decoded path", form.name);
             remark(RemarkKind::NeverMatches, message, at, Some(format!("{}(`{seen}`)", form.name)));
         }
-    }
-}
-
-fn parse_range(text: &str) -> Option<IpNet> {
-    let range = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().ok()?.trunc(),
-    };
-    // A client's IPv4 address never comes in its IPv6-mapped form, so a range must not either.
-    match range {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
-            Some(v4) => IpNet::new(IpAddr::V4(v4), v6.prefix_len() - 96).ok(),
-            None => Some(range),
-        },
-        other => Some(other),
     }
 }
 

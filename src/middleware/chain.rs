@@ -8,8 +8,9 @@ use serde::Deserialize;
 use crate::common::names::{MiddlewareName, RouterName};
 use crate::common::problem::{ConfigPath, Problem, Problems, nearest};
 use crate::limit::Stores;
+use crate::matcher::PathMatching;
 
-use super::{CompileContext, Edit, Link, MiddlewareConfig, PathMatching};
+use super::{CompileContext, Edit, Link, MiddlewareConfig};
 
 /// Links of one router, chains flattened. More is a mistake, and each costs every request.
 pub const MAX_LINKS: usize = 64;
@@ -30,10 +31,10 @@ pub struct ChainConfig {
 
 /// Checks every definition once, used or not, so that a mistake is reported where it is, and not
 /// again for each router that uses it. `at` is the path of the map: `http.middlewares`.
-pub fn check(defs: &BTreeMap<String, MiddlewareConfig>, at: &ConfigPath, problems: &mut Problems) {
+pub fn check(defs: &BTreeMap<MiddlewareName, MiddlewareConfig>, at: &ConfigPath, problems: &mut Problems) {
     let router = RouterName::new("");
     for (name, config) in defs {
-        let at = at.key(name).key(config.kind());
+        let at = at.key(name.as_str()).key(config.kind());
         let mut stores = Stores::new();
         let mut cx = CompileContext {
             problems,
@@ -42,9 +43,9 @@ pub fn check(defs: &BTreeMap<String, MiddlewareConfig>, at: &ConfigPath, problem
             path_matching: PathMatching::default(),
         };
         if let MiddlewareConfig::Chain(chain) = config {
-            chain.check(name, &at.key("middlewares"), defs, cx.problems);
+            chain.check(name.as_str(), &at.key("middlewares"), defs, cx.problems);
         } else {
-            config.compile(&MiddlewareName::new(name), &at, &mut cx);
+            config.compile(name, &at, &mut cx);
         }
         if let MiddlewareConfig::IpWhiteList(_) = config {
             problems.push(Problem::warning(&at, "ipWhiteList is deprecated").hint("use ipAllowList"));
@@ -57,7 +58,7 @@ impl ChainConfig {
         &self,
         name: &str,
         at: &ConfigPath,
-        defs: &BTreeMap<String, MiddlewareConfig>,
+        defs: &BTreeMap<MiddlewareName, MiddlewareConfig>,
         problems: &mut Problems,
     ) {
         if self.middlewares.is_empty() {
@@ -77,7 +78,7 @@ impl ChainConfig {
 fn path_back<'a>(
     to: &str,
     from: &'a str,
-    defs: &'a BTreeMap<String, MiddlewareConfig>,
+    defs: &'a BTreeMap<MiddlewareName, MiddlewareConfig>,
     path: &mut Vec<&'a str>,
     seen: &mut BTreeSet<&'a str>,
 ) -> Option<Vec<&'a str>> {
@@ -109,7 +110,7 @@ fn path_back<'a>(
 pub fn compile_chain(
     names: &[String],
     at: &ConfigPath,
-    defs: &BTreeMap<String, MiddlewareConfig>,
+    defs: &BTreeMap<MiddlewareName, MiddlewareConfig>,
     cx: &mut CompileContext<'_>,
 ) -> Option<Vec<(MiddlewareName, Link)>> {
     let mut links = Vec::with_capacity(names.len());
@@ -141,13 +142,13 @@ struct Walk<'a> {
 fn flatten(
     name: &str,
     at: &ConfigPath,
-    defs: &BTreeMap<String, MiddlewareConfig>,
+    defs: &BTreeMap<MiddlewareName, MiddlewareConfig>,
     cx: &mut CompileContext<'_>,
     walk: Walk<'_>,
     links: &mut Vec<(MiddlewareName, Link)>,
 ) -> bool {
     // A name that a chain cannot resolve was reported there.
-    let Some(config) = defs.get(name) else { return false };
+    let Some((name, config)) = defs.get_key_value(name) else { return false };
     let Walk { depth, steps } = walk;
     *steps += 1;
     if let MiddlewareConfig::Chain(chain) = config {
@@ -166,7 +167,6 @@ fn flatten(
         cx.problems.error(at, format!("more than {MAX_LINKS} middlewares on one router"));
         return false;
     }
-    let name = MiddlewareName::new(name);
     let mut known = Problems::new();
     let mut inner = CompileContext {
         problems: &mut known,
@@ -174,9 +174,9 @@ fn flatten(
         router: cx.router,
         path_matching: cx.path_matching,
     };
-    match config.compile(&name, &ConfigPath::root(), &mut inner) {
+    match config.compile(name, &ConfigPath::root(), &mut inner) {
         Some(link) => {
-            links.push((name, link));
+            links.push((name.clone(), link));
             true
         }
         None => !known.has_errors(),
@@ -187,7 +187,7 @@ fn flatten(
 fn resolve<'a>(
     text: &'a str,
     at: &ConfigPath,
-    defs: &BTreeMap<String, MiddlewareConfig>,
+    defs: &BTreeMap<MiddlewareName, MiddlewareConfig>,
     problems: &mut Problems,
 ) -> Option<&'a str> {
     let name = local_name(text);
@@ -195,7 +195,7 @@ fn resolve<'a>(
         return Some(name);
     }
     let problem = Problem::error(at, format!("middleware {text:?} does not exist"));
-    problems.push(match (name.split_once('@'), nearest(name, defs.keys().map(String::as_str))) {
+    problems.push(match (name.split_once('@'), nearest(name, defs.keys().map(MiddlewareName::as_str))) {
         (Some((_, provider)), _) => problem.hint(format!("no provider named {provider:?} is supported")),
         (None, Some(near)) => problem.hint(format!("did you mean {near:?}?")),
         (None, None) => problem,

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::http::body::Body;
-use crate::http::client_ip::X_FORWARDED_FOR;
+use crate::http::forwarded::X_FORWARDED_FOR;
 use crate::http::head::{RequestHead, Response, ResponseHead};
 use crate::http::text::Text;
 

@@ -18,6 +18,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, Response, ResponseHead};
 use crate::limit::{InFlightGuard, Stores};
+use crate::matcher::PathMatching;
 
 mod add_prefix;
 mod chain;
@@ -38,8 +39,8 @@ pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
 pub use rate_limit::{BucketScope, RateLimit, RateLimitConfig};
 pub use retry::{Retry, RetryConfig};
-pub use source::{IpStrategyConfig, Source, SourceCriterionConfig};
-pub use strip_prefix::{PathMatching, StripPrefix, StripPrefixConfig};
+pub use source::{IpStrategyConfig, Source, SourceCriterionConfig, compile_ranges};
+pub use strip_prefix::{StripPrefix, StripPrefixConfig};
 
 /// An entry of `http.middlewares`: exactly one type, with its options.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, JsonSchema, serde::Serialize)]

@@ -59,7 +59,7 @@ impl IpStrategyConfig {
 }
 
 /// Parses a list of addresses and ranges; adds one problem per bad one.
-pub(super) fn compile_ranges(texts: &[String], at: &ConfigPath, problems: &mut Problems) -> IpSet {
+pub fn compile_ranges(texts: &[String], at: &ConfigPath, problems: &mut Problems) -> IpSet {
     let mut ranges = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         match parse_range(text) {

@@ -14,6 +14,7 @@ use crate::http::error::ProxyError;
 use crate::http::head::RequestHead;
 use crate::http::path::{self, EncodedCharacters};
 use crate::http::text::Text;
+use crate::matcher::PathMatching;
 
 use super::{CompileContext, Flow};
 
@@ -27,17 +28,6 @@ pub struct StripPrefixConfig {
     pub prefixes: Vec<String>,
     /// Deprecated in Traefik. Default `false`.
     pub force_slash: Option<bool>,
-}
-
-/// What a prefix may be followed by.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PathMatching {
-    /// Anything, as in Traefik: `/api` is a prefix of `/apix`.
-    #[default]
-    Prefix,
-    /// The end of a segment: `/api` is a prefix of `/api` and `/api/x` only.
-    Segment,
 }
 
 impl StripPrefixConfig {

@@ -12,8 +12,9 @@ use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 use crate::limit::Stores;
+use crate::matcher::PathMatching;
 
-use super::{Around, CompileContext, Edit, Link, LinkContext, MiddlewareConfig, PathMatching, Retry};
+use super::{Around, CompileContext, Edit, Link, LinkContext, MiddlewareConfig, Retry};
 
 /// What compiling one middleware came to.
 pub(super) struct Compiled {
@@ -31,8 +32,9 @@ impl Compiled {
 }
 
 /// Reads a map of middlewares.
-pub(super) fn definitions(text: &str) -> BTreeMap<String, MiddlewareConfig> {
-    serde_yaml::from_str(text).expect("the test's own YAML")
+pub(super) fn definitions(text: &str) -> BTreeMap<MiddlewareName, MiddlewareConfig> {
+    let read: BTreeMap<String, MiddlewareConfig> = serde_yaml::from_str(text).expect("the test's own YAML");
+    read.into_iter().map(|(name, config)| (MiddlewareName::new(&name), config)).collect()
 }
 
 /// Compiles `kind` with these options; paths begin at `kind`.

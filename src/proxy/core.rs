@@ -14,9 +14,9 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
+use crate::common::live::{Cached, Live, OnCore};
 use crate::common::timer::Timers;
 use crate::endpoint::EndpointId;
-use crate::endpoint::live::Live;
 use crate::snapshot::{Internal, Snapshot};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::CoreMetrics;
@@ -50,10 +50,6 @@ pub enum Suspicion {
     Unreachable,
 }
 
-/// A core's own handle on the configuration: counted without atomics, which all cores would contend for with
-/// each request.
-pub type CurrentSnapshot = Rc<Arc<Snapshot>>;
-
 /// Answers for `api@internal` and its like.
 pub type InternalAnswers =
     dyn Fn(Internal, &Method, &str, Option<&str>) -> http::Response<Bytes> + Send + Sync;
@@ -80,8 +76,8 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
-    snapshot: RefCell<(u64, CurrentSnapshot)>,
-    access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
+    snapshot: Cached<Snapshot>,
+    access_log: Cached<Option<Arc<AccessLog>>>,
     suspects: RefCell<SmallVec<[Suspect; 4]>>,
     date: RefCell<(u64, [u8; 29])>,
     random: Cell<u64>,
@@ -91,16 +87,14 @@ impl Core {
     /// Sets up a core; to be called on its own thread.
     pub fn new(id: usize, shared: Arc<Shared>, metrics: CoreMetrics) -> Rc<Self> {
         let metrics = Rc::new(metrics);
-        let snapshot = (shared.snapshot.generation(), Rc::new(shared.snapshot.load()));
-        let log = (shared.access_log.generation(), Rc::new((*shared.access_log.load()).clone()));
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Rc::new(Self {
             id,
             timers: Timers::new(),
             pools: Pools::new(Rc::clone(&metrics)),
             metrics,
-            snapshot: RefCell::new(snapshot),
-            access_log: RefCell::new(log),
+            snapshot: Cached::new(&shared.snapshot),
+            access_log: Cached::new(&shared.access_log),
             shared,
             suspects: RefCell::default(),
             date: RefCell::new((u64::MAX, [0; 29])),
@@ -110,13 +104,8 @@ impl Core {
     }
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
-    pub fn snapshot(&self) -> CurrentSnapshot {
-        let mut cached = self.snapshot.borrow_mut();
-        let generation = self.shared.snapshot.generation();
-        if cached.0 != generation {
-            *cached = (generation, Rc::new(self.shared.snapshot.load()));
-        }
-        Rc::clone(&cached.1)
+    pub fn snapshot(&self) -> OnCore<Snapshot> {
+        self.snapshot.get(&self.shared.snapshot)
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
@@ -128,13 +117,8 @@ impl Core {
     }
 
     /// Where to log, if anywhere.
-    pub fn access_log(&self) -> Rc<Option<Arc<AccessLog>>> {
-        let mut cached = self.access_log.borrow_mut();
-        let generation = self.shared.access_log.generation();
-        if cached.0 != generation {
-            *cached = (generation, Rc::new((*self.shared.access_log.load()).clone()));
-        }
-        Rc::clone(&cached.1)
+    pub fn access_log(&self) -> OnCore<Option<Arc<AccessLog>>> {
+        self.access_log.get(&self.shared.access_log)
     }
 
     /// An endpoint has failed, and probably not for this one request alone.
@@ -186,7 +170,7 @@ impl Core {
 
     /// The current date as a field value (RFC 9110 §5.6.7), formatted once a second.
     pub fn date(&self) -> [u8; 29] {
-        let second = clock::now() / 1000;
+        let second = clock::recent() / 1000;
         let mut cached = self.date.borrow_mut();
         if cached.0 != second {
             let text = httpdate::fmt_http_date(SystemTime::now());

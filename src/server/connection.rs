@@ -3,16 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
+use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline};
 use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
@@ -22,12 +23,12 @@ use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
-use crate::proxy::core::{Core, CurrentSnapshot};
+use crate::proxy::core::Core;
 use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
-use crate::snapshot::{EntryPoint, ListenerId};
+use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
-use crate::telemetry::metrics::CloseReason;
+use crate::telemetry::metrics::{CloseReason, EntryPointLabel};
 
 use super::listener::Admission;
 
@@ -99,7 +100,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
             return;
         }
     };
-    core.metrics.connection_opened(label);
+    let mut open = Open::new(&core, label);
     let connection = Connection {
         conn: ServerConn::new(Io::new(stream), core.timers.slot()),
         slot: core.timers.slot(),
@@ -111,9 +112,28 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         core: &core,
         control: &control,
     };
-    let reason = connection.serve().await;
-    core.metrics.connection_closed(label, reason);
+    open.reason = connection.serve().await;
     drop(admission);
+}
+
+/// A connection as it is counted: closed even when its task panics.
+struct Open<'a> {
+    core: &'a Core,
+    label: EntryPointLabel,
+    reason: CloseReason,
+}
+
+impl<'a> Open<'a> {
+    fn new(core: &'a Core, label: EntryPointLabel) -> Self {
+        core.metrics.connection_opened(label);
+        Self { core, label, reason: CloseReason::Failed }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.core.metrics.connection_closed(self.label, self.reason);
+    }
 }
 
 struct Connection<'a> {
@@ -144,8 +164,11 @@ impl Connection<'_> {
             let snapshot = self.core.snapshot();
             let Some(entry) = snapshot.entry_point(self.listener) else { return CloseReason::Drained };
             let settings = &entry.settings;
-            let head_deadline = deadline(clock::now(), limit(settings.head_timeout));
-            let incoming = match self.slot.within(head_deadline, self.conn.read_head(&settings.head)).await {
+            let incoming = match self
+                .slot
+                .within_for(settings.head_timeout, self.conn.read_head(&settings.head))
+                .await
+            {
                 Ok(incoming) => incoming,
                 Err(_) => Err(ProxyError::ClientHeadTimeout),
             };
@@ -155,7 +178,8 @@ impl Connection<'_> {
                 Err(error) => return self.refuse(entry, &error).await,
             };
             self.served += 1;
-            match self.exchange(snapshot, *parsed).await {
+            // An idle connection is not as large as one that serves.
+            match Box::pin(self.exchange(snapshot, parsed)).await {
                 Next::Keep => {}
                 Next::Close(reason) => return reason,
             }
@@ -188,7 +212,11 @@ impl Connection<'_> {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 waker => *waker = Some(cx.waker().clone()),
             }
-            let at = at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
+            let at = at.get_or_insert_with(|| {
+                // An answer that has just gone out has read the clock; a new connection has not.
+                let now = if self.served == 0 { clock::now() } else { clock::recent() };
+                deadline(now, limit(patience))
+            });
             if closes && !told {
                 told = true;
                 *at = (*at).min(clock::now() + FIRST_REQUEST);
@@ -203,14 +231,14 @@ impl Connection<'_> {
         result
     }
 
-    async fn exchange(&self, snapshot: CurrentSnapshot, parsed: ParsedRequest) -> Next {
+    async fn exchange(&self, snapshot: OnCore<Snapshot>, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
         let settings = &entry.settings;
-        let ParsedRequest { head, keep_alive, expects_continue, upgrade, named, .. } = parsed;
-        let started = Instant::now();
-        let now = clock::to_millis(started);
+        let ParsedRequest { head, authority, keep_alive, expects_continue, upgrade, named, .. } = parsed;
+        let started = clock::instant();
+        let now = clock::recent();
         let (method, version) = (head.method.clone(), head.version);
         let logged = Logged::of(core, entry, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
@@ -220,6 +248,7 @@ impl Connection<'_> {
             entry,
             conn: &self.conn,
             peer: &self.peer,
+            authority: &authority,
             slot: &self.slot,
             links: LinkContext::new(self.peer.addr, self.peer.tls, started),
             named,
@@ -237,7 +266,7 @@ impl Connection<'_> {
             failure: None,
             closes: false,
         };
-        let served = self.unless_gone(serve::serve(&mut exchange, head, body)).await;
+        let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
         let mut response = match served {
             Some(response) => response,
             None => {
@@ -251,7 +280,7 @@ impl Connection<'_> {
         };
         let reason =
             self.reason_to_close(keep_alive, settings.keep_alive_max_requests, settings.keep_alive_max_time);
-        let write_deadline = deadline(clock::now(), limit(settings.write_timeout));
+        let write_deadline = deadline(clock::recent(), limit(settings.write_timeout));
         let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
         exchange.upgrade = switched.clone();
         let closes = exchange.closes;
@@ -341,7 +370,7 @@ impl Connection<'_> {
         let date = self.core.date();
         let answer =
             Answer { version: Version::HTTP_11, head_only: false, close: true, date: &date, upgrade: None };
-        let started = Instant::now();
+        let started = clock::instant();
         // An unreadable head names no method.
         let method = Method::from_bytes(b"-").expect("a token");
         // Whether it still gets out makes no difference to what follows.
@@ -360,9 +389,9 @@ impl Connection<'_> {
         }
     }
 
-    /// Runs `serving` unless the client goes away first.
-    async fn unless_gone<F: Future<Output = Response>>(&self, serving: F) -> Option<Response> {
-        let mut serving = pin!(serving);
+    /// Runs `serving` unless the client goes away first. By reference, because a future that takes another
+    /// is twice its size.
+    async fn unless_gone(&self, mut serving: Pin<&mut impl Future<Output = Response>>) -> Option<Response> {
         let mut closed_at = None;
         let result = poll_fn(|cx| {
             if let Poll::Ready(response) = serving.as_mut().poll(cx) {
@@ -446,4 +475,19 @@ fn may_switch_to(protocol: &[u8]) -> bool {
 
 fn limit(millis: Millis) -> Option<Duration> {
     (millis != 0).then(|| Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of_future(run);
+        assert!(size <= 1536, "{size} bytes");
+    }
 }

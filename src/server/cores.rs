@@ -137,6 +137,18 @@ struct Connections {
     next: Cell<u64>,
 }
 
+/// A connection's place in the list, left when its task ends in whatever way.
+struct Listed {
+    id: u64,
+    connections: Rc<Connections>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.connections.controls.borrow_mut().remove(&self.id);
+    }
+}
+
 async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&core.timers).drive());
     spawn_local(sweep(Rc::clone(&core)));
@@ -151,10 +163,12 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                 let id = connections.next.get();
                 connections.next.set(id + 1);
                 connections.controls.borrow_mut().insert(id, (accepted.listener, Rc::clone(&control)));
-                let (core, connections) = (Rc::clone(&core), Rc::clone(&connections));
+                let listed = Listed { id, connections: Rc::clone(&connections) };
+                let core = Rc::clone(&core);
                 spawn_local(async move {
+                    // Also when the connection's task panics.
+                    let _listed = listed;
                     connection::run(core, *accepted, control).await;
-                    connections.controls.borrow_mut().remove(&id);
                 });
             }
             Command::Adopt(endpoints) => core.adopt(&endpoints),

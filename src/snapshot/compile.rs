@@ -4,13 +4,11 @@
 //! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
-use ipnet::IpNet;
 
 use super::entries::{self, InternalRouter};
 use super::{
@@ -26,7 +24,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
-use crate::config::router::{MAX_PRIORITY, RouterConfig};
+use crate::config::router::RouterConfig;
 use crate::config::service::{self, HealthCheckConfig, LoadBalancerConfig, WeightedConfig};
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
@@ -39,7 +37,7 @@ use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::Stores;
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
-use crate::middleware::{self, CompileContext, MiddlewareConfig};
+use crate::middleware::{self, CompileContext};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 
 /// Above every router of a user.
@@ -178,12 +176,6 @@ pub fn compile(
         metrics,
         remarks,
         problems,
-        defs: config
-            .http
-            .middlewares
-            .iter()
-            .map(|(name, def)| (name.as_str().to_owned(), def.clone()))
-            .collect(),
         stores,
         services: BTreeMap::new(),
         under_way: Vec::new(),
@@ -200,7 +192,6 @@ struct Compiler<'a> {
     metrics: &'a Metrics,
     remarks: Remarks,
     problems: &'a mut Problems,
-    defs: BTreeMap<String, MiddlewareConfig>,
     stores: Stores,
     /// `None` for one with errors.
     services: BTreeMap<ServiceName, Option<Arc<Service>>>,
@@ -218,7 +209,7 @@ impl Compiler<'_> {
     fn run(&mut self) -> Draft {
         let config = self.config;
         let http = ConfigPath::of(&["http"]);
-        middleware::check(&self.defs, &http.key("middlewares"), self.problems);
+        middleware::check(&config.http.middlewares, &http.key("middlewares"), self.problems);
         for (name, transport) in &config.http.servers_transports {
             check_transport(transport, &http.key("serversTransports").key(name), self.problems);
         }
@@ -297,12 +288,6 @@ impl Compiler<'_> {
         let times = &entry.transport.responding_timeouts;
         let http = &entry.http;
         let head = HeadLimits { bytes: http.max_header_bytes, fields: http.max_header_fields };
-        for (limit, least, key) in [(head.bytes, 256, "maxHeaderBytes"), (head.fields, 1, "maxHeaderFields")]
-        {
-            if limit < least {
-                self.problems.error(&at.key("http").key(key), format!("{key} must be at least {least}"));
-            }
-        }
         let encoded = &http.encoded_characters;
         EntryDraft {
             name: name.clone(),
@@ -353,19 +338,7 @@ impl Compiler<'_> {
     }
 
     fn forwarded(&mut self, config: &ForwardedHeadersConfig, at: &ConfigPath) -> Forwarded {
-        let mut trusted = Vec::with_capacity(config.trusted_ips.len());
-        for (index, text) in config.trusted_ips.iter().enumerate() {
-            match parse_net(text) {
-                Some(net) => trusted.push(net),
-                None => {
-                    let problem = Problem::error(
-                        &at.key("trustedIPs").index(index),
-                        format!("bad address or network {text:?}"),
-                    );
-                    self.problems.push(problem.hint("write 10.0.0.1 or 10.0.0.0/8"));
-                }
-            }
-        }
+        let trusted = middleware::compile_ranges(&config.trusted_ips, &at.key("trustedIPs"), self.problems);
         let mut connection = Vec::with_capacity(config.connection.len());
         for (index, text) in config.connection.iter().enumerate() {
             match HeaderName::try_from(text) {
@@ -389,9 +362,6 @@ impl Compiler<'_> {
     ) {
         let at = ConfigPath::of(&["http", "routers"]).key(name.as_str());
         let before = self.problems.len();
-        if router.priority > MAX_PRIORITY {
-            self.problems.error(&at.key("priority"), format!("priority must be at most {MAX_PRIORITY}"));
-        }
         let service = self.find_service(&router.service, &at.key("service"));
         let chosen = self.chosen_entries(router, &at.key("entryPoints"), entry_configs);
         let mut routes = Vec::with_capacity(chosen.len());
@@ -400,21 +370,11 @@ impl Compiler<'_> {
             // What is wrong with a router is said once, not once an entry point.
             let mut others = Problems::new();
             let problems = if turn == 0 { &mut *self.problems } else { &mut others };
-            let matching = match router.path_matching.unwrap_or(entry.http.path_matching) {
-                entry_point::PathMatching::Prefix => PathMatching::Prefix,
-                entry_point::PathMatching::Segment => PathMatching::Segment,
-            };
+            let matching = router.path_matching.unwrap_or(entry.http.path_matching).into();
             let rule = parse_rule(router, &at.key("rule"), matching, self.remarks, problems);
-            let mut context = CompileContext {
-                problems,
-                stores: &mut self.stores,
-                router: name,
-                path_matching: match matching {
-                    PathMatching::Prefix => middleware::PathMatching::Prefix,
-                    PathMatching::Segment => middleware::PathMatching::Segment,
-                },
-            };
-            let defs = &self.defs;
+            let mut context =
+                CompileContext { problems, stores: &mut self.stores, router: name, path_matching: matching };
+            let defs = &self.config.http.middlewares;
             let entry_at =
                 ConfigPath::of(&["entryPoints"]).key(entry_name.as_str()).key("http").key("middlewares");
             let outer = middleware::compile_chain(&entry.http.middlewares, &entry_at, defs, &mut context);
@@ -587,10 +547,6 @@ impl Compiler<'_> {
         config: &WeightedConfig,
         at: &ConfigPath,
     ) -> Option<ServiceKind> {
-        if config.services.is_empty() {
-            self.problems.error(&at.key("services"), "a weighted service needs services");
-            return None;
-        }
         self.under_way.push(name.clone());
         let mut children = Vec::with_capacity(config.services.len());
         let mut weights = Vec::with_capacity(config.services.len());
@@ -649,10 +605,6 @@ impl Compiler<'_> {
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
         let transport = self.transport(config, at)?;
-        if !(1..=10).contains(&config.retry.attempts) {
-            self.problems
-                .error(&at.key("retry").key("attempts"), "attempts must be 1 to 10, the first try included");
-        }
         let strategy = match config.strategy {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
@@ -744,20 +696,6 @@ impl Compiler<'_> {
             self.problems
                 .error(&at.key("status"), format!("bad status {}: expected 100 to 599", config.status));
         }
-        if let Some(scheme) = &config.scheme
-            && scheme != "http"
-        {
-            self.problems.error(&at.key("scheme"), format!("scheme {scheme:?} is not supported yet"));
-        }
-        for (interval, key) in [
-            (Some(config.interval), "interval"),
-            (config.unhealthy_interval, "unhealthyInterval"),
-            (Some(config.timeout), "timeout"),
-        ] {
-            if interval.is_some_and(|interval| interval.0.is_zero()) {
-                self.problems.error(&at.key(key), format!("{key} must be longer than 0"));
-            }
-        }
         let hostname = config.hostname.as_ref().map(|hostname| HeaderValue::try_from(hostname.as_str()));
         if let Some(Err(_)) = hostname {
             self.problems.error(&at.key("hostname"), "bad host name");
@@ -831,11 +769,6 @@ fn unknown<'a>(what: &str, name: &str, at: &ConfigPath, known: impl IntoIterator
         None if known.len() <= 8 => problem.hint(format!("there is {}", known.join(", "))),
         None => problem,
     }
-}
-
-fn parse_net(text: &str) -> Option<IpNet> {
-    let text = text.trim();
-    text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn millis(duration: HumanDuration) -> Millis {

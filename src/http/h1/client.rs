@@ -14,8 +14,8 @@ use http::{HeaderMap, Method, StatusCode};
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
+use super::memory::{SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency};
-use super::server::next_read_size;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
@@ -23,8 +23,8 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
 const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 256 * 1024, fields: 512 };
-/// First read of an answer; most answers fit.
-const HEAD_READ: usize = 4 * 1024;
+/// What an unused connection may keep of the buffer it was read into.
+const KEPT: usize = 8 * 1024;
 /// Interim answers before the final one. Each is passed on, so a pod must not send them for ever.
 const MAX_INTERIM: usize = 16;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
@@ -35,6 +35,8 @@ const CONTINUE_WAIT: Millis = 1000;
 pub struct ClientConn {
     io: Io,
     buf: BytesMut,
+    /// Empty; kept for the next head.
+    out: Outgoing,
     read_size: usize,
     /// Requests it has served.
     served: u64,
@@ -99,7 +101,14 @@ pub enum ExchangeCause {
 impl ClientConn {
     /// Takes a connected socket.
     pub fn new(io: Io) -> Box<Self> {
-        Box::new(Self { io, buf: BytesMut::new(), read_size: HEAD_READ, served: 0, idle_since: 0 })
+        Box::new(Self {
+            io,
+            buf: BytesMut::new(),
+            out: Outgoing::default(),
+            read_size: SMALL_READ,
+            served: 0,
+            idle_since: 0,
+        })
     }
 
     /// The socket.
@@ -127,6 +136,17 @@ impl ClientConn {
         self.buf.is_empty() && self.io.is_quiet(ask_kernel)
     }
 
+    /// Whether a new connection is as quiet as it should be. A pod that answers before it is asked would
+    /// be one answer ahead from then on, and each client would get another's.
+    fn listen_first(&self) -> Result<(), ExchangeCause> {
+        match self.io.peek() {
+            None => Ok(()),
+            Some(Ok(0)) => Err(ExchangeCause::Closed(io::ErrorKind::UnexpectedEof.into())),
+            Some(Ok(_)) => Err(ExchangeCause::Malformed("answered before it was asked")),
+            Some(Err(error)) => Err(ExchangeCause::Closed(error)),
+        }
+    }
+
     /// Sends a request and reads the head of its answer.
     ///
     /// # Errors
@@ -138,8 +158,14 @@ impl ClientConn {
         wants: Wants<'_>,
         home: &Rc<dyn Home>,
     ) -> Result<(ResponseHead, Body), ExchangeError> {
+        if self.served == 0
+            && let Err(cause) = self.listen_first()
+        {
+            return Err(ExchangeError { cause, written: false, reused: false, body: Some(body) });
+        }
         let length = body.length();
-        let mut sender = Sender::new(body, wants.expect_continue && length != Length::Empty);
+        let out = std::mem::take(&mut self.out);
+        let mut sender = Sender::new(body, out, wants.expect_continue && length != Length::Empty);
         let extras = RequestExtras { expect_continue: sender.waits_for_continue, upgrade: wants.upgrade };
         encode::request_head(sender.out.text(), head, length, extras);
         let mut scan = HeadScan::default();
@@ -170,7 +196,8 @@ impl ClientConn {
                         return Poll::Ready(Err(ExchangeCause::Malformed("too many interim answers")));
                     }
                     (wants.interim)(status, &parsed.head.headers);
-                    if sender.waits_for_continue {
+                    // Other interim answers say nothing about the body (RFC 9110 §10.1.1).
+                    if sender.waits_for_continue && status == StatusCode::CONTINUE {
                         sender.waits_for_continue = false;
                         sender.poll(&self.io, cx);
                     }
@@ -181,9 +208,16 @@ impl ClientConn {
                 if self.buf[..known] != b"HTTP/"[..known] {
                     return Poll::Ready(Err(ExchangeCause::Malformed("malformed status line")));
                 }
-                let room = self.read_size.max(self.buf.len());
-                self.buf.reserve(room);
-                let Poll::Ready(read) = self.io.poll_read(cx, &mut self.buf) else {
+                let read = match self.io.poll_readable(cx) {
+                    Poll::Ready(_) => {
+                        let room = self.read_size.max(self.buf.len());
+                        self.buf.reserve(room);
+                        self.io.poll_read(cx, &mut self.buf)
+                    }
+                    // Until something comes no buffer is held for it.
+                    Poll::Pending => Poll::Pending,
+                };
+                let Poll::Ready(read) = read else {
                     let phase = sender.phase();
                     let since = wait.since(phase, sender.written);
                     let at = match (phase, wants.header_timeout, wants.idle_timeout) {
@@ -253,6 +287,9 @@ impl ClientConn {
         let bodiless = head.method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = if bodiless { Length::Empty } else { parsed.length };
+        if sender.is_done() && sender.out.is_small() {
+            self.out = std::mem::take(&mut sender.out);
+        }
         let mut response = ResponseBody {
             keep: parsed.keep_alive && length != Length::UntilClose,
             conn: Some(self),
@@ -260,6 +297,7 @@ impl ClientConn {
             length,
             sender: (!sender.is_done()).then(|| Box::new(sender)),
             home: Rc::clone(home),
+            _stream: Stream::begin(),
         };
         // What a `HEAD` would have had is told by its fields alone.
         let announced = (bodiless && head.method == Method::HEAD).then_some(parsed.length);
@@ -293,14 +331,14 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(body: Body, waits_for_continue: bool) -> Self {
+    fn new(body: Body, out: Outgoing, waits_for_continue: bool) -> Self {
         let (encoding, finished) = match body.length() {
             Length::Empty => (Encoding::Exact(0), true),
             Length::Exact(bytes) => (Encoding::Exact(bytes), false),
             Length::Chunked | Length::UntilClose => (Encoding::Chunked, false),
         };
         Self {
-            out: Outgoing::default(),
+            out,
             body,
             encoding,
             finished,
@@ -390,7 +428,8 @@ impl Wait {
         match self.0 {
             Some((same, so_far, since)) if same == phase && so_far == written => since,
             _ => {
-                let now = clock::now();
+                // The first wait begins right after the clock was read.
+                let now = if self.0.is_none() { clock::recent() } else { clock::now() };
                 self.0 = Some((phase, written, now));
                 now
             }
@@ -413,6 +452,7 @@ pub struct ResponseBody {
     sender: Option<Box<Sender>>,
     keep: bool,
     home: Rc<dyn Home>,
+    _stream: Stream,
 }
 
 impl ResponseBody {
@@ -444,8 +484,14 @@ impl ResponseBody {
                 Ok(None) => {}
                 Err(what) => return self.fail(what),
             }
-            let room = conn.read_size;
-            conn.buf.reserve(room);
+            // Until something comes no buffer is held for it.
+            if conn.io.poll_readable(cx).is_pending() {
+                if conn.buf.is_empty() {
+                    conn.buf = BytesMut::new();
+                }
+                return Poll::Pending;
+            }
+            conn.buf.reserve(conn.read_size);
             match ready!(conn.io.poll_read(cx, &mut conn.buf)) {
                 Ok(0) => match self.decoder.end_of_input() {
                     Ok(()) => {
@@ -485,8 +531,10 @@ impl ResponseBody {
             && conn.buf.is_empty()
         {
             conn.served += 1;
-            conn.idle_since = clock::now();
-            conn.buf = BytesMut::new();
+            conn.idle_since = clock::recent();
+            if conn.buf.capacity() > KEPT {
+                conn.buf = BytesMut::new();
+            }
             self.home.give_back(conn);
         }
     }

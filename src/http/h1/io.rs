@@ -52,16 +52,20 @@ impl Io {
     /// Looks at what the reactor has already seen; with `ask_kernel` also at what it has not, for one
     /// system call.
     pub fn is_quiet(&self, ask_kernel: bool) -> bool {
-        let tcp = self.tcp.borrow();
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        if !ask_kernel && tcp.poll_read_ready(&mut cx).is_pending() {
+        if !ask_kernel && self.tcp.borrow().poll_read_ready(&mut cx).is_pending() {
             return true;
         }
+        self.peek().is_none()
+    }
+
+    /// Whether there is a byte to read (1), the other side has closed (0), or neither, by the kernel's word.
+    pub fn peek(&self) -> Option<io::Result<usize>> {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
-        matches!(
-            SockRef::from(&*tcp).peek(&mut byte),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock
-        )
+        match SockRef::from(&*self.tcp.borrow()).peek(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            result => Some(result),
+        }
     }
 
     /// Tells the other side that nothing more will come.

@@ -14,19 +14,20 @@ use http::{HeaderMap, StatusCode, Version};
 use super::encode::{self, Encoding, Outgoing};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
+use super::memory::{HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
-use crate::common::clock::Millis;
+use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
+use crate::http::authority::Checked;
 use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
 
-/// First read of a head; most heads fit.
-const HEAD_READ: usize = 4 * 1024;
-/// Largest read of a body. Bigger reads save system calls on big bodies; each active stream holds one.
-pub(super) const MAX_BODY_READ: usize = 256 * 1024;
-/// What a client may send ahead (pipelining) while its request is still being served.
-const MAX_AHEAD: usize = 16 * 1024;
+/// What a client may have sent ahead (pipelining) while its request is being served and still be watched
+/// for its end: one or two requests, so that a flood of them stays in the kernel's buffers.
+const MAX_AHEAD: usize = 1024;
+/// Free room of a buffer that is not worth a copy to give back.
+const SLACK: usize = 1024;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -41,15 +42,21 @@ pub struct ServerConn {
 struct State {
     buf: BytesMut,
     scan: HeadScan,
+    /// Of the request whose head is coming or being served.
+    head: HeadShare,
     skipped: usize,
     decoder: Decoder,
     length: Length,
+    /// Of the last request; most connections know only one.
+    authority: Option<Rc<Checked>>,
     /// The client waits for `100 Continue`.
     owes_continue: bool,
     /// When the whole body must have come.
     body_deadline: Millis,
     /// How long nothing of the body may come, in milliseconds.
     body_idle: Millis,
+    /// Since when nothing of it has come.
+    body_waits_since: Option<Millis>,
     read_size: usize,
     half_closed: bool,
     /// The request's body cannot be read to its end.
@@ -64,7 +71,7 @@ struct State {
 #[derive(Debug)]
 pub enum Incoming {
     /// A request.
-    Request(Box<ParsedRequest>),
+    Request(ParsedRequest),
     /// The client closed before it sent a byte of another request.
     Closed,
 }
@@ -125,13 +132,16 @@ impl ServerConn {
             state: RefCell::new(State {
                 buf: BytesMut::new(),
                 scan: HeadScan::default(),
+                head: HeadShare::default(),
                 skipped: 0,
                 decoder: Decoder::new(Length::Empty),
                 length: Length::Empty,
+                authority: None,
                 owes_continue: false,
                 body_deadline: Millis::MAX,
                 body_idle: 0,
-                read_size: HEAD_READ,
+                body_waits_since: None,
+                read_size: SMALL_READ,
                 half_closed: false,
                 body_failed: false,
                 out: Outgoing::default(),
@@ -157,11 +167,12 @@ impl ServerConn {
             if state.half_closed {
                 return Poll::Ready(false);
             }
+            state.head.release();
             state.buf = BytesMut::new();
             if ready!(self.io.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
-            state.buf.reserve(HEAD_READ);
+            state.buf.reserve(SMALL_READ);
             match self.io.poll_read(cx, &mut state.buf) {
                 Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
                 Poll::Ready(Ok(_)) => Poll::Ready(true),
@@ -197,20 +208,35 @@ impl ServerConn {
                 }
                 if let Some(end) = state.scan.find_end(&state.buf, limits, Leniency::None)? {
                     let head = state.buf.split_to(end).freeze();
+                    state.head.settle(end);
                     state.scan = HeadScan::default();
                     state.skipped = 0;
                     state.bytes_in = 0;
                     state.bytes_out = 0;
                     state.body_failed = false;
-                    let parsed = parse::request(head, limits)?;
+                    let parsed = parse::request(head, limits, state.authority.as_ref())?;
+                    state.authority = Some(Rc::clone(&parsed.authority));
                     state.decoder = Decoder::new(parsed.length);
                     state.length = parsed.length;
                     state.owes_continue = parsed.expects_continue;
-                    state.read_size = HEAD_READ;
-                    return Poll::Ready(Ok(Incoming::Request(Box::new(parsed))));
+                    state.read_size = SMALL_READ;
+                    return Poll::Ready(Ok(Incoming::Request(parsed)));
                 }
-                let room = HEAD_READ.max(state.buf.len());
-                state.buf.reserve(room);
+                let len = state.buf.len();
+                if self.io.poll_readable(cx).is_pending() {
+                    // A head that comes slowly holds what it has and not what it may come to.
+                    if state.buf.capacity() > 2 * len + SLACK {
+                        state.buf = BytesMut::from(&state.buf[..]);
+                    }
+                    return Poll::Pending;
+                }
+                if len == state.buf.capacity() {
+                    let room = len.max(SLACK);
+                    if !state.head.grow(len + room) {
+                        return Poll::Ready(Err(ProxyError::Overloaded("too many large heads at once")));
+                    }
+                    state.buf.reserve(room);
+                }
                 match ready!(self.io.poll_read(cx, &mut state.buf)) {
                     Ok(0) if state.buf.is_empty() => return Poll::Ready(Ok(Incoming::Closed)),
                     Ok(0) => return Poll::Ready(Err(ProxyError::ClientGone)),
@@ -228,9 +254,12 @@ impl ServerConn {
         let mut state = self.state.borrow_mut();
         state.body_deadline = deadline;
         state.body_idle = idle;
+        state.body_waits_since = None;
         match state.length {
             Length::Empty => Body::Empty,
-            length => Body::FromClient(RequestBody { conn: Rc::clone(self), length }),
+            length => {
+                Body::FromClient(RequestBody { conn: Rc::clone(self), length, _stream: Stream::begin() })
+            }
         }
     }
 
@@ -266,7 +295,7 @@ impl ServerConn {
             if self.io.poll_readable(cx).is_pending() {
                 return Poll::Pending;
             }
-            state.buf.reserve(HEAD_READ);
+            state.buf.reserve(MAX_AHEAD);
             match ready!(self.io.poll_read(cx, &mut state.buf)) {
                 Ok(0) => {
                     state.half_closed = true;
@@ -447,7 +476,12 @@ impl ServerConn {
         })
         .await;
         slot.clear();
-        self.state.borrow_mut().bytes_out += content;
+        let mut state = self.state.borrow_mut();
+        state.bytes_out += content;
+        if out.is_small() {
+            state.out = out;
+        }
+        drop(state);
         result.map(|()| must_close)
     }
 
@@ -485,11 +519,17 @@ impl ServerConn {
     /// socket closed over unread bytes is reset, and the reset can overtake the answer (RFC 9112 §9.6).
     pub async fn linger(&self, slot: &Slot, until: Millis) {
         self.io.shutdown_write();
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.buf = BytesMut::new();
+            state.head.release();
+        }
         let read = std::future::poll_fn(|cx| {
             let state = &mut *self.state.borrow_mut();
             loop {
+                ready!(self.io.poll_readable(cx)).ok();
                 state.buf.clear();
-                state.buf.reserve(HEAD_READ);
+                state.buf.reserve(SMALL_READ);
                 match ready!(self.io.poll_read(cx, &mut state.buf)) {
                     Ok(0) | Err(_) => return Poll::Ready(()),
                     Ok(_) => {}
@@ -528,19 +568,28 @@ impl ServerConn {
             {
                 return Poll::Ready(Some(Err(BodyError::ClientGone)));
             }
-            let room = state.read_size;
-            state.buf.reserve(room);
-            match self.io.poll_read(cx, &mut state.buf) {
+            let read = match self.io.poll_readable(cx) {
+                Poll::Ready(_) => {
+                    state.buf.reserve(state.read_size);
+                    self.io.poll_read(cx, &mut state.buf)
+                }
+                // Until something comes no buffer is held for it.
+                Poll::Pending => Poll::Pending,
+            };
+            match read {
                 Poll::Ready(Ok(0)) => {
                     state.half_closed = true;
                     return Poll::Ready(Some(Err(BodyError::ClientGone)));
                 }
-                Poll::Ready(Ok(read)) => state.read_size = next_read_size(state.read_size, read),
+                Poll::Ready(Ok(read)) => {
+                    state.body_waits_since = None;
+                    state.read_size = next_read_size(state.read_size, read);
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
                 Poll::Pending => {
                     let idle = match state.body_idle {
                         0 => Millis::MAX,
-                        idle => crate::common::clock::now() + idle,
+                        idle => state.body_waits_since.get_or_insert_with(clock::now).saturating_add(idle),
                     };
                     ready!(self.body_slot.poll_at(cx, state.body_deadline.min(idle)));
                     return Poll::Ready(Some(Err(BodyError::ClientTimeout)));
@@ -550,22 +599,12 @@ impl ServerConn {
     }
 }
 
-/// Doubles while reads fill what they were given, and shrinks again slowly.
-pub(super) fn next_read_size(size: usize, read: usize) -> usize {
-    if read >= size {
-        (size * 2).min(MAX_BODY_READ)
-    } else if read < size / 4 {
-        (size / 2).max(HEAD_READ)
-    } else {
-        size
-    }
-}
-
 /// The content of a request, still on the wire.
 #[derive(Debug)]
 pub struct RequestBody {
     conn: Rc<ServerConn>,
     length: Length,
+    _stream: Stream,
 }
 
 impl RequestBody {
@@ -592,7 +631,7 @@ impl Wait {
     }
 
     fn at(&mut self, idle: Millis) -> Millis {
-        let since = *self.since.get_or_insert_with(crate::common::clock::now);
+        let since = *self.since.get_or_insert_with(clock::now);
         if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
     }
 }

@@ -1,0 +1,145 @@
+//! What the connections of one core may hold in buffers, all together.
+//!
+//! A limit for each connection alone is none: ten thousand slow clients multiply it. So the size of a read
+//! falls with the number of bodies under way, and large heads share one budget. Both figures belong to a
+//! thread, because a connection lives and dies on its core's.
+
+use std::cell::Cell;
+
+/// First read of a head, and the smallest of a body; most heads fit.
+pub(super) const SMALL_READ: usize = 4 * 1024;
+/// Largest read of a body. Bigger reads save system calls on big bodies.
+const LARGEST_READ: usize = 256 * 1024;
+/// What the bodies of one core read into, about: each that is slow holds one read. 16 fast ones get the
+/// largest reads; thousands of slow ones, however they come, get to 4 MiB * (1 + ln(1024 / 16)) = 20 MiB
+/// and the smallest read for each after that.
+const READ_BUDGET: usize = 4 * 1024 * 1024;
+/// What the large heads of one core may take: eight of the largest at once by default, or two thousand of
+/// 8 KiB that come slowly.
+const HEAD_BUDGET: usize = 8 * 1024 * 1024;
+/// A head that came whole is counted from here on: one with fair cookies may wait long for its answer.
+const COMMON_HEAD: usize = 16 * 1024;
+
+thread_local! {
+    static STREAMS: Cell<usize> = const { Cell::new(0) };
+    static HEADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A body under way.
+#[derive(Debug)]
+pub(super) struct Stream(());
+
+impl Stream {
+    /// One more.
+    pub(super) fn begin() -> Self {
+        STREAMS.set(STREAMS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        STREAMS.set(STREAMS.get() - 1);
+    }
+}
+
+/// The largest read that a body is worth now.
+pub(super) fn read_limit() -> usize {
+    (READ_BUDGET / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
+}
+
+/// Doubles while reads fill what they were given, and shrinks again slowly.
+pub(super) fn next_read_size(size: usize, read: usize) -> usize {
+    if read >= size {
+        (size * 2).min(read_limit())
+    } else if read < size / 4 {
+        (size / 2).max(SMALL_READ)
+    } else {
+        size.min(read_limit())
+    }
+}
+
+/// What one connection's head takes of the budget.
+#[derive(Debug, Default)]
+pub(super) struct HeadShare(usize);
+
+impl HeadShare {
+    /// Lets a head that is still coming grow to `bytes`; `false` when too many others are that large.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        self.set(if bytes > SMALL_READ { bytes } else { 0 })
+    }
+
+    /// A head of so many bytes is whole, and kept until its answer is sent.
+    pub(super) fn settle(&mut self, bytes: usize) {
+        // Never more than it had while it grew.
+        let _ = self.set(if bytes > COMMON_HEAD { bytes.min(self.0) } else { 0 });
+    }
+
+    /// The head is gone.
+    pub(super) fn release(&mut self) {
+        let _ = self.set(0);
+    }
+
+    fn set(&mut self, bytes: usize) -> bool {
+        if bytes == self.0 {
+            return true;
+        }
+        let held = HEADS.get() - self.0;
+        if bytes > self.0 && held + bytes > HEAD_BUDGET {
+            return false;
+        }
+        HEADS.set(held + bytes);
+        self.0 = bytes;
+        true
+    }
+}
+
+impl Drop for HeadShare {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_grow_for_a_few_bodies_and_stay_small_for_many() {
+        let one = Stream::begin();
+        let mut size = SMALL_READ;
+        for _ in 0..10 {
+            size = next_read_size(size, size);
+        }
+        assert_eq!(size, LARGEST_READ);
+        let many: Vec<_> = (0..10_000).map(|_| Stream::begin()).collect();
+        assert_eq!(read_limit(), SMALL_READ);
+        assert_eq!(next_read_size(size, size), SMALL_READ);
+        drop(many);
+        assert_eq!(next_read_size(size, size), LARGEST_READ);
+        drop(one);
+        assert_eq!(STREAMS.get(), 0);
+    }
+
+    #[test]
+    fn large_heads_share_one_budget_and_give_it_back() {
+        let mut heads: Vec<HeadShare> = Vec::new();
+        let fits = HEAD_BUDGET / (1 << 20);
+        for _ in 0..fits {
+            let mut head = HeadShare::default();
+            assert!(head.grow(1 << 19) && head.grow(1 << 20));
+            heads.push(head);
+        }
+        let mut late = HeadShare::default();
+        assert!(late.grow(SMALL_READ), "a small head is always welcome");
+        assert!(!late.grow(1 << 20));
+        heads.pop();
+        assert!(late.grow(1 << 20));
+        late.settle(8 * 1024);
+        assert_eq!(HEADS.get(), (fits - 1) << 20);
+        late.grow(1 << 20);
+        late.release();
+        heads.clear();
+        assert_eq!(HEADS.get(), 0);
+    }
+}
