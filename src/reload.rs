@@ -446,6 +446,7 @@ impl Reloader {
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
             if let Some(log) = &log {
@@ -453,7 +454,7 @@ impl Reloader {
             }
             self.shared.access_log.update(|_| Some(log));
         }
-        self.cores.adopt();
+        self.cores.adopt(endpoints);
         self.old.push(previous);
 
         let gone: Vec<EntryPointName> = self

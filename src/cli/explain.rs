@@ -82,7 +82,8 @@ fn head(args: &Explain) -> Result<RequestHead, String> {
 fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut String) -> std::fmt::Result {
     writeln!(out, "entry point {} ({})", entry.name, entry.address)?;
     let peer = Peer::new((args.client_ip, 0).into(), false);
-    let prepared = match receive(entry.settings(), &mut head, &peer, Kind::Plain, &[]) {
+    let port = authority::port(head.authority.as_str());
+    let prepared = match receive(entry.settings(), &mut head, port, &peer, Kind::Plain, &[]) {
         Ok(prepared) => prepared,
         Err(error) => return writeln!(out, "  answered with {}: {error}\n", error.status()),
     };

@@ -4,6 +4,7 @@
 //! [`Shared`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -108,10 +109,10 @@ impl Core {
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
-    /// pods that it no longer names.
-    pub fn adopt(&self) {
-        let snapshot = self.snapshot();
-        self.pools.retain(&snapshot.endpoints());
+    /// pods that are not among its `endpoints`.
+    pub fn adopt(&self, endpoints: &HashSet<EndpointId>) {
+        self.snapshot();
+        self.pools.retain(endpoints);
         self.access_log();
     }
 
@@ -169,7 +170,7 @@ impl Core {
 
     /// The current date as a field value (RFC 9110 §5.6.7), formatted once a second.
     pub fn date(&self) -> [u8; 29] {
-        let second = clock::now() / 1000;
+        let second = clock::recent() / 1000;
         let mut cached = self.date.borrow_mut();
         if cached.0 != second {
             let text = httpdate::fmt_http_date(SystemTime::now());

@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
@@ -42,7 +41,7 @@ pub async fn forward<'a>(
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
     if exchange.attempts == 0 {
-        balanced.budget.record_request(clock::now());
+        balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
     if exchange.links.drop_forwarded_for {
@@ -260,10 +259,12 @@ async fn attempt(
         idle_timeout: exchange.idle_timeout,
         deadline: exchange.deadline,
     };
-    let started = Instant::now();
+    // The first try on a connection that was there begins with the request.
+    let started =
+        if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, started.elapsed()));
+            exchange.origin = Some((head.status, clock::instant() - started));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }

@@ -8,7 +8,6 @@ use super::exchange::Exchange;
 use super::{forward, respond, retry};
 use crate::common::clock;
 use crate::common::timer::deadline;
-use crate::http::authority;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::{Kind, Peer};
@@ -21,7 +20,7 @@ use crate::snapshot::{ChainLink, EntrySettings, Route, Service, Underscores};
 use crate::telemetry::metrics::LimitDecision;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
-pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: RequestHead, body: Body) -> Response {
+pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, body: Body) -> Response {
     if head.path.as_bytes() == b"*" {
         // `OPTIONS *` asks the server itself (RFC 9110 §9.3.7).
         return Response::new(StatusCode::OK, Body::Empty);
@@ -52,10 +51,10 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => Kind::WebSocket,
         _ => Kind::Plain,
     };
-    let prepared = receive(&entry.settings, head, exchange.peer, kind, &exchange.named)?;
-    let host = authority::host_for_matching(head.authority.as_str());
+    let port = exchange.authority.port;
+    let prepared = receive(&entry.settings, head, port, exchange.peer, kind, &exchange.named)?;
     let subject = Subject {
-        host: &host,
+        host: exchange.authority.host.as_str(),
         path: prepared.routing().as_str(),
         query: head.query.as_ref().map(Text::as_str),
         method: head.method.as_str(),
@@ -63,18 +62,19 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         client_ip: exchange.peer.addr.ip(),
     };
     let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
-    drop(host);
     head.path = prepared.upstream;
     Ok(route)
 }
 
-/// What an entry point does to a head before its routers see it. The path is given back, not yet put into the head.
+/// What an entry point does to a head before its routers see it. `port` is the one written in its authority. The
+/// path is given back, not yet put into the head.
 ///
 /// # Errors
 /// What this entry point refuses of fields and paths.
 pub fn receive(
     settings: &EntrySettings,
     head: &mut RequestHead,
+    port: Option<u16>,
     peer: &Peer,
     kind: Kind,
     named: &[HeaderName],
@@ -86,7 +86,7 @@ pub fn receive(
     {
         head.query = Some(Text::from(changed));
     }
-    settings.forwarded.receive(head, peer, kind, named);
+    settings.forwarded.receive(head, port, peer, kind, named);
     Ok(prepared)
 }
 

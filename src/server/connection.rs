@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
@@ -145,8 +145,11 @@ impl Connection<'_> {
             let snapshot = self.core.snapshot();
             let Some(entry) = snapshot.entry_point(self.listener) else { return CloseReason::Drained };
             let settings = &entry.settings;
-            let head_deadline = deadline(clock::now(), limit(settings.head_timeout));
-            let incoming = match self.slot.within(head_deadline, self.conn.read_head(&settings.head)).await {
+            let incoming = match self
+                .slot
+                .within_for(settings.head_timeout, self.conn.read_head(&settings.head))
+                .await
+            {
                 Ok(incoming) => incoming,
                 Err(_) => Err(ProxyError::ClientHeadTimeout),
             };
@@ -156,7 +159,7 @@ impl Connection<'_> {
                 Err(error) => return self.refuse(entry, &error).await,
             };
             self.served += 1;
-            match self.exchange(snapshot, *parsed).await {
+            match self.exchange(snapshot, parsed).await {
                 Next::Keep => {}
                 Next::Close(reason) => return reason,
             }
@@ -189,7 +192,11 @@ impl Connection<'_> {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 waker => *waker = Some(cx.waker().clone()),
             }
-            let at = at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
+            let at = at.get_or_insert_with(|| {
+                // An answer that has just gone out has read the clock; a new connection has not.
+                let now = if self.served == 0 { clock::now() } else { clock::recent() };
+                deadline(now, limit(patience))
+            });
             if closes && !told {
                 told = true;
                 *at = (*at).min(clock::now() + FIRST_REQUEST);
@@ -209,9 +216,9 @@ impl Connection<'_> {
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
         let settings = &entry.settings;
-        let ParsedRequest { head, keep_alive, expects_continue, upgrade, named, .. } = parsed;
-        let started = Instant::now();
-        let now = clock::to_millis(started);
+        let ParsedRequest { head, authority, keep_alive, expects_continue, upgrade, named, .. } = parsed;
+        let started = clock::instant();
+        let now = clock::recent();
         let (method, version) = (head.method.clone(), head.version);
         let logged = Logged::of(core, entry, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
@@ -221,6 +228,7 @@ impl Connection<'_> {
             entry,
             conn: &self.conn,
             peer: &self.peer,
+            authority: &authority,
             slot: &self.slot,
             links: LinkContext::new(self.peer.addr, self.peer.tls, started),
             named,
@@ -252,7 +260,7 @@ impl Connection<'_> {
         };
         let reason =
             self.reason_to_close(keep_alive, settings.keep_alive_max_requests, settings.keep_alive_max_time);
-        let write_deadline = deadline(clock::now(), limit(settings.write_timeout));
+        let write_deadline = deadline(clock::recent(), limit(settings.write_timeout));
         let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
         exchange.upgrade = switched.clone();
         let closes = exchange.closes;
@@ -342,7 +350,7 @@ impl Connection<'_> {
         let date = self.core.date();
         let answer =
             Answer { version: Version::HTTP_11, head_only: false, close: true, date: &date, upgrade: None };
-        let started = Instant::now();
+        let started = clock::instant();
         // An unreadable head names no method.
         let method = Method::from_bytes(b"-").expect("a token");
         // Whether it still gets out makes no difference to what follows.

@@ -226,3 +226,56 @@ fn hand_out(
         cores.hand_out(|live| Accepted { stream, peer, listener, admission: Admission::new(ticket, live) });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn at(ip: Ipv4Addr, port: u16) -> ListenAddress {
+        ListenAddress { ip: Some(ip.into()), port }
+    }
+
+    fn try_connect(port: u16) -> io::Result<TcpStream> {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        TcpStream::connect_timeout(&address, Duration::from_millis(200))
+    }
+
+    /// A listener on all addresses, and its port.
+    fn listening() -> (TcpListener, u16) {
+        let listener =
+            bind(at(Ipv4Addr::UNSPECIFIED, 0), false).and_then(Bound::listen).expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        (listener, port)
+    }
+
+    #[tokio::test]
+    async fn a_bound_address_takes_no_connection_from_the_running_listener() {
+        let (old, port) = listening();
+        allow_overlap(&old).expect("the system has it");
+        let new = bind(at(Ipv4Addr::LOCALHOST, port), true).expect("an overlap");
+
+        let _client = try_connect(port).expect("a listener");
+        assert!(SockRef::from(&old).accept().is_ok());
+
+        let new = new.listen().expect("an overlap");
+        let _client = try_connect(port).expect("a listener");
+        assert!(SockRef::from(&old).accept().is_err());
+        assert!(SockRef::from(&new).accept().is_ok());
+    }
+
+    #[tokio::test]
+    async fn turned_away_are_new_connections_and_not_those_that_wait() {
+        let (listener, port) = listening();
+        let mut waiting = try_connect(port).expect("a listener");
+
+        turn_away(&listener).expect("the system has filters");
+
+        assert_eq!(try_connect(port).map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        let (accepted, _) = SockRef::from(&listener).accept().expect("one waits");
+        io::Write::write_all(&mut waiting, b"x").expect("open");
+        let mut byte = [0; 1];
+        io::Read::read_exact(&mut std::net::TcpStream::from(accepted), &mut byte).expect("open");
+    }
+}

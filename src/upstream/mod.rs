@@ -100,7 +100,7 @@ impl Pool {
         loop {
             let conn = self.idle.borrow_mut().pop()?;
             self.forget(1);
-            let fresh = idle_timeout == 0 || clock::now() < conn.idle_since() + idle_timeout;
+            let fresh = idle_timeout == 0 || clock::recent() < conn.idle_since() + idle_timeout;
             if fresh && conn.is_usable(ask_kernel) {
                 return Some(conn);
             }

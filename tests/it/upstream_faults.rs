@@ -283,6 +283,26 @@ fn a_get_whose_endpoint_closes_before_its_answer_is_repeated_on_another() {
     }
 }
 
+/// Each try there costs a retry of the budget: half of all requests would soon use it up.
+#[test]
+fn an_endpoint_that_closes_every_new_connection_is_passed_over_for_a_second() {
+    let (broken, live) = (closer(), origin().start());
+    let keys = "retry: { budgetPercent: 0, budgetMinPerSecond: 2 },";
+    let proxy = pair(&broken.url(), &live.url(), keys);
+    let mut client = proxy.client("a.test");
+    let since = Instant::now();
+
+    for _ in 0..100 {
+        client.get("/").expect(200);
+    }
+
+    // One for each core and second.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let most = (since.elapsed().as_secs() + 1) * cores;
+    assert!(broken.hits() as u64 <= most, "{} in {:?}", broken.hits(), since.elapsed());
+    assert!(broken.hits() > 0);
+}
+
 #[test]
 fn a_post_that_was_written_is_never_repeated() {
     for failing in [closer(), resetter()] {
