@@ -1,22 +1,25 @@
 //! `sluicegate explain`: what would become of a request, part by part.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, Version};
 
 use super::{Explain, colour, print};
+use crate::common::clock::Millis;
+use crate::common::units::HumanDuration;
 use crate::config::load::Loader;
 use crate::config::render;
 use crate::http::authority;
 use crate::http::forwarded::{Kind, Peer};
 use crate::http::head::RequestHead;
-use crate::http::path;
 use crate::http::text::Text;
 use crate::matcher::{Considered, Explained, Subject};
-use crate::middleware::{Around, Edit, Link};
+use crate::middleware::{Around, Edit, Flow, Link, LinkContext};
+use crate::proxy::serve::receive;
 use crate::snapshot::compile::{EntryDraft, Remarks, compile};
 use crate::snapshot::{Internal, Route, Service, ServiceKind};
 use crate::telemetry::metrics::{Metrics, MetricsSettings};
@@ -78,20 +81,13 @@ fn head(args: &Explain) -> Result<RequestHead, String> {
 
 fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut String) -> std::fmt::Result {
     writeln!(out, "entry point {} ({})", entry.name, entry.address)?;
-    let settings = entry.settings();
-    let prepared = match path::prepare(&head.path, &settings.path) {
-        Ok(prepared) => prepared,
-        Err(error) => return writeln!(out, "  refused with {}: {error}\n", error.status()),
-    };
-    if let Some(query) = &head.query
-        && let Cow::Owned(changed) = path::query_semicolons(query.as_str(), settings.semicolons)
-    {
-        head.query = Some(changed.into());
-    }
     let peer = Peer::new((args.client_ip, 0).into(), false);
     let port = authority::port(head.authority.as_str());
-    settings.forwarded.receive(&mut head, port, &peer, Kind::Plain, &[]);
-    let host = authority::host_for_matching(head.authority.as_str());
+    let prepared = match receive(entry.settings(), &mut head, port, &peer, Kind::Plain, &[]) {
+        Ok(prepared) => prepared,
+        Err(error) => return writeln!(out, "  answered with {}: {error}\n", error.status()),
+    };
+    let host = authority::host_for_matching(head.authority.as_str()).into_owned();
     let subject = Subject {
         host: &host,
         path: prepared.routing().as_str(),
@@ -100,60 +96,93 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
         headers: &head.headers,
         client_ip: peer.addr.ip(),
     };
-    writeln!(out, "  request: {} host {:?} path {:?}", subject.method, subject.host, subject.path)?;
+    let query = subject.query.map(|query| format!(", query {query:?}")).unwrap_or_default();
+    writeln!(
+        out,
+        "  {} for host {:?}, path {:?}{query}, from {}",
+        head.method, host, subject.path, args.client_ip
+    )?;
     let considered = entry.routers().explain(&subject);
-    if considered.is_empty() {
-        writeln!(out, "  no routers: 404")?;
-    }
-    let winner = considered.iter().find(|router| router.explained.matched);
+    let winner = considered.iter().position(|router| router.explained.matched);
     match winner {
-        Some(router) => destination(router, out)?,
-        None => writeln!(out, "  no router matches: 404")?,
+        Some(winner) => {
+            let router = &considered[winner];
+            writeln!(out, "  -> router {} (priority {})", router.name, router.priority)?;
+            parts(&router.explained, 5, out)?;
+            head.path = prepared.upstream;
+            way(router.target, head, &peer, out)?;
+        }
+        None if considered.is_empty() => writeln!(out, "  -> 404: it has no routers")?,
+        None => writeln!(out, "  -> 404: no router matches")?,
     }
-    writeln!(out, "  routers in the order in which they are asked:")?;
-    for router in &considered {
-        let verdict = match (router.explained.matched, winner) {
-            (true, Some(winner)) if std::ptr::eq(winner, router) => "takes it",
-            (true, _) => "would match, but comes later",
-            (false, _) => "does not match",
-        };
-        writeln!(out, "    {} (priority {}): {verdict}", router.name, router.priority)?;
-        parts(&router.explained, 6, out)?;
-    }
+    others(&considered, winner, args.all, out)?;
     writeln!(out)
 }
 
-fn destination(router: &Considered<'_, std::sync::Arc<Route>>, out: &mut String) -> std::fmt::Result {
-    let route = router.target;
-    writeln!(out, "  router: {}", router.name)?;
-    if route.chain.is_empty() {
-        writeln!(out, "  middlewares: none")?;
-    } else {
-        let chain: Vec<_> =
-            route.chain.iter().map(|link| format!("{} ({})", link.name, kind(&link.link))).collect();
-        writeln!(out, "  middlewares: {}", chain.join(" -> "))?;
+/// What becomes of a request that a router has taken: its chain, its service.
+fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> std::fmt::Result {
+    let mut context = LinkContext::new(peer.addr, peer.tls, Instant::now());
+    for link in &route.chain {
+        write!(out, "  -> {} {}", kind(&link.link), link.name)?;
+        let before = head.path.as_str().to_owned();
+        let outcome = match &link.link {
+            // Limits depend on what else is going on, retries on what the service answers.
+            Link::Edit(Edit::RateLimit(_) | Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => {
+                Ok(Flow::Next)
+            }
+            Link::Edit(edit) => edit.on_request(&mut context, &mut head),
+        };
+        match outcome {
+            Ok(Flow::Answer(answer)) => {
+                return writeln!(out, ": answers with {}, and it ends here", answer.head.status);
+            }
+            Err(error) => {
+                return writeln!(out, ": answers with {}: {error}, and it ends here", error.status());
+            }
+            Ok(_) if before != head.path.as_str() => {
+                writeln!(out, ": path becomes {:?}", head.path.as_str())?
+            }
+            Ok(_) => writeln!(out)?,
+        }
     }
-    service(&route.service, 2, out)
+    if route.request_timeout != 0 {
+        writeln!(out, "     all in all within {}", time(route.request_timeout))?;
+    }
+    service(&route.service, route, 2, out)
 }
 
-fn service(service: &Service, indent: usize, out: &mut String) -> std::fmt::Result {
+fn service(service: &Service, route: &Route, indent: usize, out: &mut String) -> std::fmt::Result {
+    write!(out, "{:indent$}-> service {}", "", service.name)?;
     match &service.kind {
         ServiceKind::Balanced(balanced) => {
+            let transport = &balanced.transport;
             writeln!(
                 out,
-                "{:indent$}service: {} ({})",
-                "",
-                service.name,
-                balanced.balancer.strategy().as_str()
+                " ({}, attempts {}, connect {}, response head {}, pause {})",
+                balanced.balancer.strategy().as_str(),
+                balanced.attempts,
+                time(transport.dial_timeout),
+                time(route.response_header_timeout.unwrap_or(transport.response_header_timeout)),
+                time(route.idle_timeout.unwrap_or(transport.idle_timeout)),
             )?;
-            for member in balanced.endpoints.load().members() {
-                writeln!(out, "{:indent$}  {} weight {}", "", member.endpoint.url().as_str(), member.weight)?;
+            let set = balanced.endpoints.load();
+            if set.members().is_empty() {
+                writeln!(out, "{:indent$}   no endpoints: 503", "")?;
+            }
+            for member in set.members() {
+                writeln!(
+                    out,
+                    "{:indent$}   {} weight {}",
+                    "",
+                    member.endpoint.url().as_str(),
+                    member.weight
+                )?;
             }
             Ok(())
         }
         ServiceKind::Weighted(weighted) => {
-            writeln!(out, "{:indent$}service: {} (weighted)", "", service.name)?;
-            weighted.children.iter().try_for_each(|child| self::service(child, indent + 2, out))
+            writeln!(out, " (weighted: one of these)")?;
+            weighted.children.iter().try_for_each(|child| self::service(child, route, indent + 3, out))
         }
         ServiceKind::Internal(internal) => {
             let what = match internal {
@@ -162,9 +191,38 @@ fn service(service: &Service, indent: usize, out: &mut String) -> std::fmt::Resu
                 Internal::Prometheus => "metrics",
                 Internal::Noop => "418",
             };
-            writeln!(out, "{:indent$}service: {} ({what} of the proxy itself)", "", service.name)
+            writeln!(out, " ({what} of the proxy itself)")
         }
     }
+}
+
+/// Why the other routers did not take it, in the order in which they are asked.
+fn others(
+    considered: &[Considered<'_, Arc<Route>>],
+    winner: Option<usize>,
+    all: bool,
+    out: &mut String,
+) -> std::fmt::Result {
+    let mut left_out = 0;
+    let mut shown = 0;
+    for (position, router) in considered.iter().enumerate() {
+        if Some(position) == winner {
+            continue;
+        }
+        if !all && shown == MAX_OTHERS {
+            left_out += 1;
+            continue;
+        }
+        shown += 1;
+        let verdict =
+            if router.explained.matched { "matches too, but is asked later" } else { "does not match" };
+        writeln!(out, "  not {} (priority {}): {verdict}", router.name, router.priority)?;
+        parts(&router.explained, 6, out)?;
+    }
+    if left_out > 0 {
+        writeln!(out, "  and {left_out} routers more; --all shows them")?;
+    }
+    Ok(())
 }
 
 fn kind(link: &Link) -> &'static str {
@@ -181,9 +239,17 @@ fn kind(link: &Link) -> &'static str {
 
 fn parts(explained: &Explained, indent: usize, out: &mut String) -> std::fmt::Result {
     let verdict = if explained.matched { "yes" } else { "no " };
-    match &explained.had {
-        Some(had) => writeln!(out, "{:indent$}{verdict} {} (the request has {had})", "", explained.text)?,
+    match explained.had.as_deref().filter(|_| !explained.matched) {
+        Some(had) => writeln!(out, "{:indent$}{verdict} {}: {had}", "", explained.text)?,
         None => writeln!(out, "{:indent$}{verdict} {}", "", explained.text)?,
     }
     explained.parts.iter().try_for_each(|part| parts(part, indent + 2, out))
 }
+
+/// A limit for people; 0 is none.
+fn time(limit: Millis) -> String {
+    if limit == 0 { "no limit".to_owned() } else { HumanDuration::millis(limit).to_string() }
+}
+
+/// Routers that did not take the request and are shown all the same. A screen or two; a file may have thousands.
+const MAX_OTHERS: usize = 20;

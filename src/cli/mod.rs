@@ -98,6 +98,9 @@ struct Explain {
     /// The entry point it comes through [default: all that fit].
     #[arg(long, value_name = "NAME")]
     entry_point: Option<String>,
+    /// Shows every router that does not take the request, however many there are.
+    #[arg(long)]
+    all: bool,
     /// The client's address.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     client_ip: std::net::IpAddr,

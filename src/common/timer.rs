@@ -3,7 +3,7 @@
 //! A `tokio` timer for each phase costs hundreds of instructions; here a deadline is one number in a
 //! cell, and one task per core wakes those that are due. A [`Slot`] belongs to whatever waits
 //! (a connection, an exchange) and is set again and again. Never fires early; late by at most
-//! [`GRAIN`] when the core is not overloaded.
+//! `GRAIN` when the core is not overloaded.
 
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};

@@ -29,11 +29,11 @@ pub struct ApiConfig {
     pub base_path: String,
     /// Opens it on the entry point `traefik` (`:8080` unless configured), without protection. Default false.
     pub insecure: bool,
-    /// Shows the dashboard. Default true.
+    /// Shows the dashboard; there is none yet. Default true.
     pub dashboard: bool,
-    /// Title of the dashboard. Default none.
+    /// Title of the dashboard; there is none yet. Default none.
     pub dashboard_name: Option<String>,
-    /// Adds `/debug` paths. Default false.
+    /// Adds `/debug` paths; there are none yet. Default false.
     pub debug: bool,
     /// Leaves a link out of Traefik's dashboard; Sluicegate has none. Default false.
     pub disable_dashboard_ad: bool,
@@ -56,7 +56,8 @@ impl Default for ApiConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PingConfig {
-    /// Entry point that `/ping` is at. Default `traefik`: the admin listener.
+    /// Entry point that `/ping` is at, beside the admin listener. Default `traefik`, which is made at `:8080` unless
+    /// it is configured.
     pub entry_point: String,
     /// Makes no route; a router names the service `ping@internal` instead. Default false.
     pub manual_routing: bool,

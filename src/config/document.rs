@@ -51,6 +51,14 @@ pub struct DocumentConfig {
     pub workers: u16,
 }
 
+impl DocumentConfig {
+    /// Whether it has nothing but `http`: a dynamic file, made to be named by the `providers.file` of another.
+    pub fn is_dynamic(&self) -> bool {
+        let Self { http, .. } = self;
+        *http != HttpConfig::default() && Self { http: http.clone(), ..Self::default() } == *self
+    }
+}
+
 /// Routers, services, middlewares and transports.
 #[derive(Clone, Debug, Default, JsonSchema, PartialEq)]
 #[schemars(rename_all = "camelCase", default, deny_unknown_fields)]

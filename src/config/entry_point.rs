@@ -250,7 +250,7 @@ pub struct EntryPointObservability {
     pub access_logs: bool,
     /// Counts them in the metrics of router and service. Default true.
     pub metrics: bool,
-    /// Traces them. Default true.
+    /// Traces them; no traces are sent yet. Default true.
     pub tracing: bool,
     /// How much a trace tells: `minimal` or `detailed`. Default `minimal`.
     pub trace_verbosity: TraceVerbosity,

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::document::{DocumentConfig, HttpConfig, OnProblem};
-use super::entry_point::{EntryPointConfig, ListenAddress};
 use super::expand::{self, Env, Found};
 use super::tree::{self, Entry, MAX_BYTES, Mark, Node};
 use super::{check, de};
@@ -118,7 +117,6 @@ struct Part {
     source: Source,
     config: DocumentConfig,
     items: Vec<(ConfigPath, Mark)>,
-    has_entry_points: bool,
 }
 
 impl Loader {
@@ -325,12 +323,8 @@ impl Reading<'_> {
             secrets: BTreeSet::new(),
         };
         let providers = part.config.providers.clone();
-        let default_entry_point = !part.has_entry_points;
         document.config = DocumentConfig { http: HttpConfig::default(), ..part.config.clone() };
         self.merge(&mut document, part);
-        if default_entry_point {
-            add_default_entry_point(&mut document.config);
-        }
         if let Some(file) = &providers.file {
             let mut files = BTreeSet::new();
             if let Some(name) = file.filename.as_deref().filter(|name| !name.is_empty()) {
@@ -518,7 +512,6 @@ impl Reading<'_> {
             source: Source { file: file.clone(), root },
             config: DocumentConfig::default(),
             items: Vec::new(),
-            has_entry_points: false,
         };
         let known: Vec<&'static str> = match kind {
             FileKind::Main => DYNAMIC_BLOCKS.into_iter().chain(STATIC_BLOCKS).collect(),
@@ -529,7 +522,7 @@ impl Reading<'_> {
             FileKind::Provider => &STATIC_BLOCKS,
         };
         let own = Mark { line: 1, column: 1, width: 1 };
-        let Part { source, config, items, has_entry_points } = &mut part;
+        let Part { source, config, items } = &mut part;
         let mut blocks = Blocks { file, items, problems };
         let entries =
             de::entries(&source.root, &known, elsewhere, &ConfigPath::root(), own, file, blocks.problems);
@@ -538,7 +531,6 @@ impl Reading<'_> {
                 "http" => blocks.http(entry, &mut config.http),
                 "entryPoints" => {
                     config.entry_points = blocks.items(entry, &["entryPoints"], EntryPointName::new);
-                    *has_entry_points = entry.value.entries().is_some_and(|entries| !entries.is_empty());
                 }
                 "serversTransport" => blocks.block(key, entry, &mut config.servers_transport),
                 "log" => blocks.block(key, entry, &mut config.log),
@@ -690,12 +682,6 @@ fn drop_broken(document: &mut Document, problems: &Problems) {
         }
     }
     document.broken = broken;
-}
-
-/// Traefik's: one entry point named `http` at port 80 where none is configured.
-fn add_default_entry_point(config: &mut DocumentConfig) {
-    let address = ListenAddress { ip: None, port: 80 };
-    config.entry_points.insert(EntryPointName::new("http"), EntryPointConfig::at(address));
 }
 
 /// The bytes of a file, or why there are none.
@@ -874,14 +860,6 @@ mod tests {
         );
         assert!(away.loader.load().document.is_none());
         assert!(away.loader.load().refused());
-    }
-
-    #[test]
-    fn without_entry_points_there_is_one_at_port_80() {
-        let loaded = case(&[("main.yaml", &with_router("a"))]).good();
-        let document = loaded.document.expect("a document");
-        let (name, entry_point) = document.config.entry_points.iter().next().expect("is there");
-        assert_eq!((name.as_str(), entry_point.address.to_string()), ("http", ":80".to_owned()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// `common` or `json`. Default `common`.
     pub format: LogFormat,
-    /// File to append to. Default: standard output.
+    /// File to append to. Default: standard error, so that it stays apart from the access log.
     pub file_path: Option<String>,
     /// Leaves colours out even on a terminal. Default false.
     pub no_color: bool,
@@ -73,7 +73,7 @@ pub struct AccessLogConfig {
     pub file_path: Option<String>,
     /// `common`, `json` or `genericCLF`. Default `common`.
     pub format: AccessLogFormat,
-    /// Lines held in memory before they are written. Default 0: written at once.
+    /// Lines that may wait to be written; more are dropped and counted. Default 0: 8192.
     pub buffering_size: u32,
     /// Logs requests to the proxy's own services, too. Default false.
     pub add_internals: bool,
@@ -187,12 +187,11 @@ pub struct PrometheusConfig {
     pub add_services_labels: bool,
     /// Upper bounds of the buckets of durations, in seconds, ascending. Default 0.1, 0.3, 1.2, 5.
     pub buckets: Vec<f64>,
-    /// Entry point that `/metrics` is at. Default `traefik`: the admin listener.
+    /// Entry point that `/metrics` is at, beside the admin listener. Default `traefik`, which is made at `:8080` unless
+    /// it is configured.
     pub entry_point: String,
     /// Makes no route; a router names the service `prometheus@internal` instead. Default false.
     pub manual_routing: bool,
-    /// Labels of `requests_total` that take the value of a request's field: `label: field`. Default none.
-    pub header_labels: BTreeMap<String, String>,
 }
 
 impl Default for PrometheusConfig {
@@ -204,7 +203,6 @@ impl Default for PrometheusConfig {
             buckets: vec![0.1, 0.3, 1.2, 5.0],
             entry_point: "traefik".to_owned(),
             manual_routing: false,
-            header_labels: BTreeMap::new(),
         }
     }
 }

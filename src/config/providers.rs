@@ -9,9 +9,10 @@ use crate::common::units::HumanDuration;
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProvidersConfig {
-    /// Shortest time between two reloads. Default 2s.
+    /// Traefik's shortest time between two reloads. Read and not used: changes are applied at once, as soon as the
+    /// files are quiet, because a reload drops nothing. Default 2s.
     pub providers_throttle_duration: HumanDuration,
-    /// Files with `http`, `tcp`, `udp` and `tls` blocks.
+    /// Files with `http` blocks.
     pub file: Option<FileProviderConfig>,
 }
 

@@ -58,7 +58,7 @@ pub struct RouterObservability {
     pub access_logs: Option<bool>,
     /// Counts them in the metrics of router and service. Default: as the entry point says.
     pub metrics: Option<bool>,
-    /// Traces them. Default: as the entry point says.
+    /// Traces them; no traces are sent yet. Default: as the entry point says.
     pub tracing: Option<bool>,
     /// How much a trace tells: `minimal` or `detailed`. Default: as the entry point says.
     pub trace_verbosity: Option<TraceVerbosity>,

@@ -75,6 +75,7 @@ const KEYS: &[Row] = &[
     Row { path: "log.otlp", effect: Warn, hint: "the log goes to standard output or a file" },
     Row { path: "accessLog.otlp", effect: Warn, hint: "the access log goes to standard output or a file" },
     Row { path: "accessLog.dualOutput", effect: Warn, hint: "the access log goes to filePath alone" },
+    Row { path: "metrics.prometheus.headerLabels", effect: Warn, hint: "labels come from closed sets, never from requests" },
     Row { path: "metrics.otlp", effect: Warn, hint: "use prometheus" },
     Row { path: "metrics.datadog", effect: Warn, hint: "use prometheus" },
     Row { path: "metrics.statsd", effect: Warn, hint: "use prometheus" },
@@ -120,6 +121,9 @@ const PROVIDER: &str = "routers and services come from files only; what this one
 /// Values of supported keys; the last step of the path is the value.
 #[rustfmt::skip]
 const VALUES: &[Row] = &[
+    Row { path: "accessLog.addInternals.true", effect: Warn, hint: "requests to the proxy's own services are not logged" },
+    Row { path: "metrics.addInternals.true", effect: Warn, hint: "requests to the proxy's own services are not counted" },
+    Row { path: "api.debug.true", effect: Warn, hint: "there are no /debug paths" },
     Row { path: "http.routers.*.ruleSyntax.v2", effect: Refuse, hint: "write the rule in v3's language" },
     Row { path: "core.defaultRuleSyntax.v2", effect: Refuse, hint: "write rules in v3's language" },
     Row { path: "http.services.*.loadBalancer.strategy.hrw", effect: Refuse, hint: "use wrr or p2c" },
@@ -138,6 +142,7 @@ const HARMLESS: &[Harmless] = &[
     Harmless { path: "global.sendAnonymousUsage", values: &["false", "null"] },
     Harmless { path: "log.compress", values: &["false", "null"] },
     Harmless { path: "accessLog.dualOutput", values: &["false", "null"] },
+    Harmless { path: "metrics.prometheus.headerLabels", values: &["{}", "null"] },
     Harmless { path: "serversTransport.insecureSkipVerify", values: &["false", "null"] },
     Harmless { path: "http.serversTransports.*.insecureSkipVerify", values: &["false", "null"] },
     Harmless { path: "http.serversTransports.*.disableHTTP2", values: &["true", "null"] },

@@ -1,6 +1,8 @@
 //! The whole path of a request: routed, through its chain, to a pod, and back through the chain.
 
-use http::StatusCode;
+use std::borrow::Cow;
+
+use http::{HeaderName, StatusCode};
 
 use super::exchange::Exchange;
 use super::{forward, respond, retry};
@@ -8,13 +10,13 @@ use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
-use crate::http::forwarded::Kind;
+use crate::http::forwarded::{Kind, Peer};
 use crate::http::head::{Request, RequestHead, Response};
-use crate::http::path;
+use crate::http::path::{self, Prepared};
 use crate::http::text::Text;
 use crate::matcher::Subject;
 use crate::middleware::{Around, Edit, Flow, Link};
-use crate::snapshot::{ChainLink, Route, Service, Underscores};
+use crate::snapshot::{ChainLink, EntrySettings, Route, Service, Underscores};
 use crate::telemetry::metrics::LimitDecision;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
@@ -45,19 +47,12 @@ pub(super) fn duration(millis: clock::Millis) -> Option<std::time::Duration> {
 /// Brings the head into the one form that both the router and the pod see, and finds its router.
 fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a Route, ProxyError> {
     let entry = exchange.entry;
-    let settings = &entry.settings;
-    underscores(head, settings.underscores)?;
-    let prepared = path::prepare(&head.path, &settings.path)?;
-    if let Some(query) = &head.query
-        && let std::borrow::Cow::Owned(changed) = path::query_semicolons(query.as_str(), settings.semicolons)
-    {
-        head.query = Some(Text::from(changed));
-    }
     let kind = match &exchange.upgrade {
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => Kind::WebSocket,
         _ => Kind::Plain,
     };
-    settings.forwarded.receive(head, exchange.authority.port, exchange.peer, kind, &exchange.named);
+    let port = exchange.authority.port;
+    let prepared = receive(&entry.settings, head, port, exchange.peer, kind, &exchange.named)?;
     let subject = Subject {
         host: exchange.authority.host.as_str(),
         path: prepared.routing().as_str(),
@@ -69,6 +64,30 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
     let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
     head.path = prepared.upstream;
     Ok(route)
+}
+
+/// What an entry point does to a head before its routers see it. `port` is the one written in its authority. The
+/// path is given back, not yet put into the head.
+///
+/// # Errors
+/// What this entry point refuses of fields and paths.
+pub fn receive(
+    settings: &EntrySettings,
+    head: &mut RequestHead,
+    port: Option<u16>,
+    peer: &Peer,
+    kind: Kind,
+    named: &[HeaderName],
+) -> Result<Prepared, ProxyError> {
+    underscores(head, settings.underscores)?;
+    let prepared = path::prepare(&head.path, &settings.path)?;
+    if let Some(query) = &head.query
+        && let Cow::Owned(changed) = path::query_semicolons(query.as_str(), settings.semicolons)
+    {
+        head.query = Some(Text::from(changed));
+    }
+    settings.forwarded.receive(head, port, peer, kind, named);
+    Ok(prepared)
 }
 
 fn underscores(head: &mut RequestHead, strategy: Underscores) -> Result<(), ProxyError> {

@@ -154,7 +154,8 @@ impl EntryDraft {
 /// How much is said of rules that are right but may not mean what they seem to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Remarks {
-    /// Everything, Traefik's own habits included; for whoever asks (`check`).
+    /// Everything, Traefik's own habits included; for whoever asks (`check`). A dynamic file on its own may
+    /// then name entry points that it does not define.
     All,
     /// Only what can never match.
     NeverMatches,
@@ -175,6 +176,8 @@ pub fn compile(
         previous,
         metrics,
         remarks,
+        entry_points_elsewhere: remarks == Remarks::All && config.is_dynamic(),
+        said_so: false,
         problems,
         stores,
         services: BTreeMap::new(),
@@ -191,6 +194,9 @@ struct Compiler<'a> {
     previous: Option<&'a Snapshot>,
     metrics: &'a Metrics,
     remarks: Remarks,
+    /// It is a dynamic file, whose entry points are defined in another one.
+    entry_points_elsewhere: bool,
+    said_so: bool,
     problems: &'a mut Problems,
     stores: Stores,
     /// `None` for one with errors.
@@ -422,11 +428,25 @@ impl Compiler<'_> {
         if router.entry_points.is_empty() {
             return entries::default_entry_points(entries);
         }
+        if self.entry_points_elsewhere {
+            // Said once: it is the same for every router.
+            if !std::mem::replace(&mut self.said_so, true) {
+                let problem = Problem::warning(
+                    at,
+                    "names of entry points are not checked, because this file defines none",
+                );
+                let hint = "check the main file, which names this one under providers.file, to check both";
+                self.problems.push(problem.hint(hint));
+            }
+            return entries::default_entry_points(entries);
+        }
         let mut chosen = Vec::new();
         for (index, name) in router.entry_points.iter().enumerate() {
             match entries.get_key_value(name.as_str()) {
                 Some((name, _)) if chosen.contains(&name) => {}
                 Some((name, _)) => chosen.push(name),
+                // It has been said what is wrong with that entry point.
+                None if self.is_broken(&ConfigPath::of(&["entryPoints", name])) => {}
                 None => {
                     let known = entries.keys().map(|name| name.as_str());
                     self.problems.push(unknown("entry point", name, &at.index(index), known));

@@ -74,3 +74,40 @@ pub(super) fn internal_routers(config: &DocumentConfig) -> Vec<InternalRouter> {
     });
     [ping, api, prometheus].into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::admin::{ApiConfig, PingConfig};
+
+    fn listed(config: &DocumentConfig) -> Vec<String> {
+        entry_points(config).iter().map(|(name, entry)| format!("{name} {}", entry.address)).collect()
+    }
+
+    #[test]
+    fn without_entry_points_there_is_one_at_port_80() {
+        assert_eq!(listed(&DocumentConfig::default()), ["http :80"]);
+    }
+
+    #[test]
+    fn traefiks_own_services_have_an_entry_point_that_routers_do_not_take_by_default() {
+        let api = ApiConfig { insecure: true, ..ApiConfig::default() };
+        let config =
+            DocumentConfig { api: Some(api), ping: Some(PingConfig::default()), ..DocumentConfig::default() };
+        assert_eq!(listed(&config), ["http :80", "traefik :8080"]);
+        let entries = entry_points(&config);
+        assert_eq!(default_entry_points(&entries), [&EntryPointName::new("http")]);
+    }
+
+    #[test]
+    fn routers_take_the_entry_points_that_are_marked_as_default_if_any_is() {
+        let mut config = DocumentConfig::default();
+        for (name, as_default) in [("a", false), ("b", true), ("c", true)] {
+            let entry =
+                EntryPointConfig { as_default, ..EntryPointConfig::at(ListenAddress { ip: None, port: 0 }) };
+            config.entry_points.insert(EntryPointName::new(name), entry);
+        }
+        let entries = entry_points(&config);
+        assert_eq!(default_entry_points(&entries), [&EntryPointName::new("b"), &EntryPointName::new("c")]);
+    }
+}

@@ -222,8 +222,14 @@ fn explain_says_which_router_and_why_not_the_others() {
     };
 
     let matched = explain(&["http://a.test/api/users"]).expect(0).stdout;
-    for word in ["api", "strip", "pods", "127.0.0.1:9", "any"] {
-        assert!(matched.contains(word), "no {word} in\n{matched}");
+    for line in [
+        "-> router api (priority 34)",
+        "-> stripPrefix strip: path becomes \"/users\"",
+        "-> service pods (wrr, attempts 3, connect 5s, response head 1m, pause 1m)",
+        "http://127.0.0.1:9 weight 1",
+        "not any (priority 32): matches too, but is asked later",
+    ] {
+        assert!(matched.contains(line), "no {line} in\n{matched}");
     }
 
     let missed = explain(&["-X", "POST", "-H", "X-A: 1", "http://b.test/api/users"]);
@@ -232,6 +238,37 @@ fn explain_says_which_router_and_why_not_the_others() {
         "{}",
         missed.stdout
     );
+}
+
+#[test]
+fn explain_ends_where_a_middleware_would_answer() {
+    let allow = "office: { ipAllowList: { sourceRange: [10.0.0.0/8] } }";
+    let text = GOOD.replace("middlewares: [strip]", "middlewares: [office, strip]");
+    let (dir, file) = with(&text.replace("middlewares: { strip", &format!("middlewares: {{ {allow}, strip")));
+    let url = "http://a.test/api/users";
+
+    let stranger = run(dir.path(), ["explain", "--config", &file, url]).expect(0).stdout;
+    assert!(stranger.contains("-> ipAllowList office: answers with 403"), "{stranger}");
+    assert!(!stranger.contains("-> service"), "{stranger}");
+
+    let known =
+        run(dir.path(), ["explain", "--config", &file, "--client-ip", "10.1.2.3", url]).expect(0).stdout;
+    assert!(known.contains("-> service pods"), "{known}");
+}
+
+#[test]
+fn a_dynamic_file_of_traefiks_passes_check_on_its_own() {
+    let dynamic = GOOD.replace("entryPoints: { web: { address: \"127.0.0.1:0\" } }\n", "");
+    let dynamic = dynamic.replace("service: pods }", "service: pods, entryPoints: [web, websecure] }");
+    let (dir, file) = with(&dynamic);
+
+    let report = run(dir.path(), ["check", &file]).expect(0).stdout;
+    assert_eq!(report.matches("names of entry points are not checked").count(), 1, "{report}");
+
+    // With a static key it is a whole document, whose entry points are all there are.
+    let (dir, file) = with(&format!("log: {{ level: DEBUG }}\n{dynamic}"));
+    let report = run(dir.path(), ["check", &file]).expect(1).stdout;
+    assert!(report.contains("unknown entry point \"websecure\""), "{report}");
 }
 
 #[test]
