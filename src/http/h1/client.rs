@@ -250,8 +250,8 @@ impl ClientConn {
             }
             return Ok((parsed.head, Body::Tunnel(self)));
         }
-        let bodiless = head.method == Method::HEAD
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let never_has_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = never_has_content || head.method == Method::HEAD;
         let length = if bodiless { Length::Empty } else { parsed.length };
         let mut response = ResponseBody {
             keep: parsed.keep_alive && length != Length::UntilClose,
@@ -261,8 +261,8 @@ impl ClientConn {
             sender: (!sender.is_done()).then(|| Box::new(sender)),
             home: Rc::clone(home),
         };
-        // What a `HEAD` would have had is told by its fields alone.
-        let announced = (bodiless && head.method == Method::HEAD).then_some(parsed.length);
+        // What a `HEAD` would have had is told by its fields alone; a 204 has no length at all (RFC 9110 §8.6).
+        let announced = (bodiless && !never_has_content).then_some(parsed.length);
         let mut head = parsed.head;
         if let Some(Length::Exact(bytes)) = announced {
             head.headers.insert(http::header::CONTENT_LENGTH, bytes.into());
