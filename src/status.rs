@@ -167,19 +167,26 @@ fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
             used_middlewares.entry(qualified(middleware)).or_default().push(full.clone());
         }
         let mut value = serde_json::to_value(router).unwrap_or_default();
-        if router.priority == 0 {
-            value["priority"] = json!(router.rule.len());
-        }
+        let priority = match router.priority {
+            0 => i64::try_from(router.rule.len()).unwrap_or(i64::MAX),
+            written => written,
+        };
+        value["priority"] = json!(priority);
+        value["priorityStr"] = json!(priority.to_string());
+        let middlewares: Vec<_> = router.middlewares.iter().map(|name| qualified(name)).collect();
+        value["middlewares"] = json!(middlewares);
         if router.entry_points.is_empty() {
             value["entryPoints"] = json!(defaults);
         }
         let using = if router.entry_points.is_empty() { &defaults } else { &router.entry_points };
-        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using.clone());
+        let mut using = using.clone();
+        using.sort();
+        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using);
         routers.insert(full, item);
     }
     let services = config.http.services.iter().map(|(name, service)| {
         let full = qualified(name.as_str());
-        let value = strip_nulls(serde_json::to_value(service).unwrap_or_default());
+        let value = serde_json::to_value(service).unwrap_or_default();
         let used = used_services.remove(&full).unwrap_or_default();
         (full, item(value, &http.key("services").key(name.as_str()), problems).used(used))
     });
@@ -210,7 +217,8 @@ fn item(value: serde_json::Value, at: &ConfigPath, problems: &Problems) -> ApiIt
         }
         errors.push(problem.message.clone());
     }
-    ApiItem::new(value).state(state, errors)
+    // As Traefik has it, what was not written is not there.
+    ApiItem::new(strip_nulls(value)).state(state, errors)
 }
 
 fn strip_nulls(value: serde_json::Value) -> serde_json::Value {

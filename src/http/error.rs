@@ -201,6 +201,16 @@ impl std::fmt::Display for EndpointText {
     }
 }
 
+/// The phrase of a status, in Traefik's words where those of the `http` crate differ.
+pub fn reason(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::NON_AUTHORITATIVE_INFORMATION => Some("Non-Authoritative Information"),
+        StatusCode::PAYLOAD_TOO_LARGE => Some("Request Entity Too Large"),
+        StatusCode::RANGE_NOT_SATISFIABLE => Some("Requested Range Not Satisfiable"),
+        other => other.canonical_reason(),
+    }
+}
+
 impl ProxyError {
     /// What the client gets. No `_` arm: a new variant does not compile until it has a status.
     pub fn status(&self) -> StatusCode {
@@ -336,7 +346,7 @@ impl ProxyError {
             Self::NoEndpoint { .. } => "no available server\n".into(),
             Self::TooManyInFlight { amount, .. } => format!("max connections reached: {amount}").into(),
             Self::BadPath(_) => "".into(),
-            other => other.status().canonical_reason().unwrap_or("").into(),
+            other => reason(other.status()).unwrap_or("").into(),
         }
     }
 }

@@ -110,7 +110,7 @@ impl Forwarded {
         headers.insert(X_FORWARDED_SERVER, self.server.clone());
     }
 
-    /// Adds the peer to `X-Forwarded-For` and drops the last of what `Connection` named: just before
+    /// Makes `X-Forwarded-For` one line, adds the peer to it and drops the last of what `Connection` named: just before
     /// the request leaves.
     pub fn send(&self, headers: &mut HeaderMap, peer: &Peer, named: &[HeaderName]) {
         for name in named {
@@ -118,20 +118,22 @@ impl Forwarded {
                 headers.remove(name);
             }
         }
-        if !self.append {
-            return;
-        }
+        let own = self.append.then_some(&peer.ip);
         match headers.entry(X_FORWARDED_FOR) {
             http::header::Entry::Vacant(entry) => {
-                entry.insert(peer.ip.clone());
+                if let Some(own) = own {
+                    entry.insert(own.clone());
+                }
             }
             http::header::Entry::Occupied(mut entry) => {
+                // One line, also when nothing is appended: a pod may look at one line only.
                 let mut joined = BytesMut::new();
-                for value in entry.iter() {
+                for (index, value) in entry.iter().chain(own).enumerate() {
+                    if index > 0 {
+                        joined.extend_from_slice(b", ");
+                    }
                     joined.extend_from_slice(value.as_bytes());
-                    joined.extend_from_slice(b", ");
                 }
-                joined.extend_from_slice(peer.ip.as_bytes());
                 if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
                     entry.insert(value);
                 }
@@ -274,6 +276,17 @@ mod tests {
         assert_eq!(head.headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.1.2.3");
         assert_eq!(head.headers["x-forwarded-port"], "443");
         assert_eq!(head.headers["x-real-ip"], "1.2.3.4");
+    }
+
+    #[test]
+    fn a_trusted_list_of_several_lines_goes_on_as_one_even_when_nothing_is_appended() {
+        let mut head = head(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "5.6.7.8, 9.9.9.9")]);
+        let mut rules = forwarded(&["10.0.0.0/8"]);
+        rules.append = false;
+        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.send(&mut head.headers, &peer(), &[]);
+        let lines: Vec<_> = head.headers.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(lines, ["1.2.3.4, 5.6.7.8, 9.9.9.9"]);
     }
 
     #[test]

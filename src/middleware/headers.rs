@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY,
-    CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, VARY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS, X_XSS_PROTECTION,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_SECURITY_POLICY,
+    CONTENT_SECURITY_POLICY_REPORT_ONLY, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS, X_XSS_PROTECTION,
 };
 use http::{HeaderMap, Method, StatusCode};
 use regex::Regex;
@@ -51,9 +51,9 @@ pub struct HeadersConfig {
     pub custom_response_headers: BTreeMap<String, String>,
     /// Sends `Access-Control-Allow-Credentials: true`. Default `false`.
     pub access_control_allow_credentials: bool,
-    /// `Access-Control-Allow-Headers` of a preflight's answer.
+    /// `Access-Control-Allow-Headers` of a preflight's answer. With credentials `*` grants what is asked for.
     pub access_control_allow_headers: Vec<String>,
-    /// `Access-Control-Allow-Methods` of a preflight's answer.
+    /// `Access-Control-Allow-Methods` of a preflight's answer. With credentials `*` grants what is asked for.
     pub access_control_allow_methods: Vec<String>,
     /// Origins that are allowed, compared with case; `*` allows all.
     pub access_control_allow_origin_list: Vec<String>,
@@ -217,9 +217,21 @@ impl HeadersConfig {
             let text = texts.join(",");
             (!text.is_empty()).then(|| header_value(&text, &at.key(key), problems)).flatten()
         };
-        let allow_headers = list(&self.access_control_allow_headers, "accessControlAllowHeaders");
-        let allow_methods = list(&self.access_control_allow_methods, "accessControlAllowMethods");
-        let expose_headers = list(&self.access_control_expose_headers, "accessControlExposeHeaders");
+        // Together with credentials a `*` is an ordinary name to browsers (Fetch, CORS-preflight fetch).
+        let means_all =
+            |texts: &[String]| self.access_control_allow_credentials && texts.iter().any(|text| text == "*");
+        let mut granted = |texts: &[String], key: &str| match means_all(texts) {
+            true => Granted::WhatIsAsked,
+            false => Granted::Listed(list(texts, key)),
+        };
+        let allow_headers = granted(&self.access_control_allow_headers, "accessControlAllowHeaders");
+        let allow_methods = granted(&self.access_control_allow_methods, "accessControlAllowMethods");
+        let expose_headers = match granted(&self.access_control_expose_headers, "accessControlExposeHeaders")
+        {
+            // Nobody asks for these.
+            Granted::WhatIsAsked => None,
+            Granted::Listed(value) => value,
+        };
         let at_regexes = at.key("accessControlAllowOriginListRegex");
         let mut regexes = Vec::new();
         for (index, text) in self.access_control_allow_origin_list_regex.iter().enumerate() {
@@ -385,11 +397,27 @@ struct Cors {
     origins: Box<[Box<str>]>,
     regexes: Box<[Regex]>,
     credentials: bool,
-    allow_headers: Option<HeaderValue>,
-    allow_methods: Option<HeaderValue>,
+    allow_headers: Granted,
+    allow_methods: Granted,
     expose_headers: Option<HeaderValue>,
     max_age: Option<HeaderValue>,
     vary: bool,
+}
+
+/// What a preflight is granted of what it asks for.
+#[derive(Clone, Debug)]
+enum Granted {
+    WhatIsAsked,
+    Listed(Option<HeaderValue>),
+}
+
+impl Granted {
+    fn value<'a>(&'a self, asked: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
+        match self {
+            Self::WhatIsAsked => asked,
+            Self::Listed(value) => value.as_ref(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -485,20 +513,21 @@ impl Cors {
             return None;
         }
         let not_empty = |name| head.headers.get(name).filter(|value: &&HeaderValue| !value.is_empty());
-        not_empty(ACCESS_CONTROL_REQUEST_METHOD)?;
+        let method = not_empty(ACCESS_CONTROL_REQUEST_METHOD)?;
+        let names = not_empty(ACCESS_CONTROL_REQUEST_HEADERS);
         let origin = not_empty(ORIGIN)?;
         let mut response = Response::new(StatusCode::OK, Body::Empty);
         let headers = &mut response.head.headers;
         if self.credentials {
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
         }
-        let fixed = [
-            (ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers),
-            (ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods),
-            (ACCESS_CONTROL_EXPOSE_HEADERS, &self.expose_headers),
-            (ACCESS_CONTROL_MAX_AGE, &self.max_age),
+        let fields = [
+            (ACCESS_CONTROL_ALLOW_HEADERS, self.allow_headers.value(names)),
+            (ACCESS_CONTROL_ALLOW_METHODS, self.allow_methods.value(Some(method))),
+            (ACCESS_CONTROL_EXPOSE_HEADERS, self.expose_headers.as_ref()),
+            (ACCESS_CONTROL_MAX_AGE, self.max_age.as_ref()),
         ];
-        for (name, value) in fixed {
+        for (name, value) in fields {
             if let Some(value) = value {
                 headers.insert(name, value.clone());
             }
@@ -520,7 +549,7 @@ impl Cors {
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
         }
         if self.vary && !names_origin(headers) {
-            headers.append(VARY, HeaderValue::from_static("Origin"));
+            vary_by_origin(headers);
         }
     }
 
@@ -540,6 +569,19 @@ impl Cors {
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+/// Adds `Origin` to the one line of `Vary`, as Traefik does.
+fn vary_by_origin(headers: &mut HeaderMap) {
+    let mut joined = BytesMut::new();
+    for line in headers.get_all(VARY) {
+        joined.extend_from_slice(line.as_bytes());
+        joined.extend_from_slice(b",");
+    }
+    joined.extend_from_slice(b"Origin");
+    if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
+        headers.insert(VARY, value);
+    }
+}
 
 fn names_origin(headers: &HeaderMap) -> bool {
     headers.get_all(VARY).iter().any(|line| {
@@ -766,6 +808,29 @@ mod tests {
     }
 
     #[test]
+    fn with_credentials_a_star_grants_a_preflight_what_it_asks_for() {
+        // Sent as it is, browsers would take it for a method and a field of the name `*`.
+        let lists = "accessControlAllowOriginList: ['*'], accessControlAllowMethods: [GET, '*'], \
+                     accessControlAllowHeaders: ['*'], accessControlExposeHeaders: ['*']";
+        let granted = |options: &str, fields: &[(&str, &str)]| {
+            let link = edit("headers", &format!("{{{lists}{options}}}"));
+            let mut head = request("/", fields);
+            head.method = Method::OPTIONS;
+            let flow = link.on_request(&mut context(), &mut head).expect("no refusal");
+            let Flow::Answer(answer) = flow else { panic!("{flow:?}") };
+            ["access-control-allow-methods", "access-control-allow-headers", "access-control-expose-headers"]
+                .map(|name| text(&answer.head.headers, name).map(str::to_owned))
+        };
+        let some = |texts: [&str; 3]| texts.map(|text| (!text.is_empty()).then(|| text.to_owned()));
+        let asks = [("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT")];
+        let asks_more = [asks[0], asks[1], ("Access-Control-Request-Headers", "X-A, X-B")];
+        let credentials = ", accessControlAllowCredentials: true";
+        assert_eq!(granted(credentials, &asks_more), some(["PUT", "X-A, X-B", ""]));
+        assert_eq!(granted(credentials, &asks), some(["PUT", "", ""]));
+        assert_eq!(granted("", &asks_more), some(["GET,*", "*", "*"]));
+    }
+
+    #[test]
     fn vary_names_the_origin_once_and_keeps_what_the_pod_said() {
         let Edit::Headers(link) = edit("headers", "{addVaryHeader: true}") else { panic!("headers") };
         let vary = |lines: &[&str]| {
@@ -779,7 +844,7 @@ mod tests {
         assert_eq!(vary(&[]), "Origin");
         assert_eq!(vary(&["Origin"]), "Origin");
         assert_eq!(vary(&["Accept-Encoding, origin"]), "Accept-Encoding, origin");
-        assert_eq!(vary(&["Accept-Encoding", "Cookie"]), "Accept-Encoding, Cookie, Origin");
+        assert_eq!(vary(&["Accept-Encoding", "Cookie"]), "Accept-Encoding,Cookie,Origin");
     }
 
     #[test]

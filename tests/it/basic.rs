@@ -114,6 +114,28 @@ fn a_chunked_answer_arrives_whole_with_its_trailers() {
 }
 
 #[test]
+fn trailers_are_announced_as_the_sender_announced_them() {
+    let origin = origin()
+        .raw(
+            "/",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n0\r\nX-Sum: 42\r\n\r\n",
+        )
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    let mut client = proxy.client("a.test");
+
+    let head = client.head("POST", "/", &[("Transfer-Encoding", "chunked"), ("Trailer", "X-Len")]);
+    client.send(head).send("1\r\nx\r\n0\r\nX-Len: 1\r\n\r\n");
+
+    let answer = client.response().expect(200);
+    assert_eq!(answer.header("Trailer"), Some("X-Sum"));
+    assert_eq!(answer.trailers, [("X-Sum".to_owned(), "42".to_owned())]);
+    let seen = origin.last();
+    assert_eq!(seen.head.get("Trailer"), Some("X-Len"));
+    assert_eq!(seen.trailers, [("X-Len".to_owned(), "1".to_owned())]);
+}
+
+#[test]
 fn trailers_of_a_request_never_reach_the_origin_as_header_fields() {
     let origin = origin().start();
     let proxy = proxy().all_to(&origin).start();
@@ -318,6 +340,22 @@ fn answers_that_never_have_a_body_have_none() {
 }
 
 #[test]
+fn an_answer_to_head_that_never_has_a_body_has_no_length() {
+    let origin = origin()
+        .raw("/204", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+        .raw("/304", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 2\r\n\r\n")
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    let mut client = proxy.client("a.test");
+
+    for (path, status) in [("/204", 204), ("/304", 304)] {
+        let answer = client.request("HEAD", path, &[], b"").expect(status);
+        assert!(!answer.head.has("Content-Length"), "{:?}", answer.head.raw);
+    }
+    client.get("/next").expect(200);
+}
+
+#[test]
 fn an_answer_that_ends_with_its_connection_becomes_chunked() {
     let origin = origin()
         .on("/", |_, peer| {
@@ -370,6 +408,35 @@ fn a_status_without_a_reason_passes() {
     let proxy = proxy().all_to(&origin).start();
 
     assert_eq!(proxy.get("a.test", "/").expect(200).text(), "ok");
+}
+
+#[test]
+fn phrases_are_those_of_the_status_in_the_words_of_traefik() {
+    let origin = origin()
+        .raw("/413", "HTTP/1.1 413 Nope\r\nContent-Length: 0\r\n\r\n")
+        .raw("/416", "HTTP/1.1 416 Nope\r\nContent-Length: 0\r\n\r\n")
+        .raw("/600", "HTTP/1.1 600 Nope\r\nContent-Length: 0\r\n\r\n")
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+
+    for (path, line) in [
+        ("/413", "HTTP/1.1 413 Request Entity Too Large\r\n"),
+        ("/416", "HTTP/1.1 416 Requested Range Not Satisfiable\r\n"),
+        ("/600", "HTTP/1.1 600 status code 600\r\n"),
+    ] {
+        let head = proxy.get("a.test", path).head;
+        assert!(head.raw.starts_with(line), "{:?}", head.raw);
+    }
+}
+
+#[test]
+fn an_empty_expectation_expects_nothing() {
+    let origin = origin().start();
+    let proxy = proxy().all_to(&origin).start();
+
+    proxy.client("a.test").request("POST", "/", &[("Expect", "")], b"x").expect(200);
+
+    assert_eq!(origin.last().body, b"x");
 }
 
 #[test]

@@ -284,8 +284,8 @@ impl ClientConn {
             }
             return Ok((parsed.head, Body::Tunnel(self)));
         }
-        let bodiless = head.method == Method::HEAD
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let never_has_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = never_has_content || head.method == Method::HEAD;
         let length = if bodiless { Length::Empty } else { parsed.length };
         if sender.is_done() && sender.out.is_small() {
             self.out = std::mem::take(&mut sender.out);
@@ -299,8 +299,8 @@ impl ClientConn {
             home: Rc::clone(home),
             _stream: Stream::begin(),
         };
-        // What a `HEAD` would have had is told by its fields alone.
-        let announced = (bodiless && head.method == Method::HEAD).then_some(parsed.length);
+        // What a `HEAD` would have had is told by its fields alone; a 204 has no length at all (RFC 9110 §8.6).
+        let announced = (bodiless && !never_has_content).then_some(parsed.length);
         let mut head = parsed.head;
         if let Some(Length::Exact(bytes)) = announced {
             head.headers.insert(http::header::CONTENT_LENGTH, bytes.into());

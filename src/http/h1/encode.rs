@@ -11,6 +11,7 @@ use http::{Method, StatusCode, Version};
 
 use super::framing::{Length, Piece};
 use super::io::Io;
+use crate::http::error::reason;
 use crate::http::head::RequestHead;
 
 /// Pieces up to this size are copied behind what waits already, so that they leave in one write.
@@ -197,7 +198,14 @@ pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, 
             out.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
             out.extend_from_slice(status.as_str().as_bytes());
             out.extend_from_slice(b" ");
-            out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+            match reason(status) {
+                Some(reason) => out.extend_from_slice(reason.as_bytes()),
+                None => {
+                    // As Go, and so Traefik, names a code that it does not know.
+                    out.extend_from_slice(b"status code ");
+                    out.extend_from_slice(status.as_str().as_bytes());
+                }
+            }
             out.extend_from_slice(b"\r\n");
         }
     }

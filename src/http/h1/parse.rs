@@ -147,8 +147,18 @@ pub fn request(
     let start = request_line(&head, line)?;
     let mut fields = Fields::default();
     fields.read(&head, &mut lines, limits)?;
-    let Fields { headers, hosts, host, length, coding, connection, expect, upgrade, trailers_accepted } =
-        fields;
+    let Fields {
+        headers,
+        hosts,
+        host,
+        length,
+        coding,
+        connection,
+        expect,
+        upgrade,
+        trailers_accepted,
+        announced,
+    } = fields;
 
     if hosts > 1 {
         return Err(ProxyError::BadRequest("more than one Host field"));
@@ -189,6 +199,7 @@ pub fn request(
     if trailers_accepted {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    announce(announced, length, &mut headers);
     Ok(ParsedRequest {
         head: Box::new(RequestHead {
             method: start.method,
@@ -219,6 +230,14 @@ fn check_authority(
         return Ok(Rc::default());
     }
     Checked::parse(text).map(Rc::new).map_err(ProxyError::BadRequest)
+}
+
+fn announce(trailers: Vec<HeaderValue>, length: Length, headers: &mut HeaderMap) {
+    if length == Length::Chunked {
+        for value in trailers {
+            headers.append(header::TRAILER, value);
+        }
+    }
 }
 
 /// A response as it came, with what only the connection needs to know.
@@ -262,6 +281,7 @@ pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'st
         (Coding::Unknown, _) => return Err("unknown Transfer-Encoding"),
     };
     let mut headers = fields.headers;
+    announce(fields.announced, length, &mut headers);
     for name in &fields.connection.named {
         headers.remove(name);
     }
@@ -462,6 +482,8 @@ struct Fields {
     expect: Expect,
     upgrade: Option<HeaderValue>,
     trailers_accepted: bool,
+    /// Values of `Trailer`: they go on where trailer fields can follow (RFC 9110 §6.6.2).
+    announced: Vec<HeaderValue>,
 }
 
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
@@ -527,6 +549,8 @@ impl Fields {
                 self.coding = if self.coding == Coding::None { coding } else { Coding::Malformed };
             }
             header::CONNECTION => self.connection.read(value.as_bytes())?,
+            // An empty list expects nothing (RFC 9110 §10.1.1).
+            header::EXPECT if value.is_empty() => {}
             header::EXPECT => {
                 let is_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
                 self.expect = if is_continue && self.expect != Expect::Other {
@@ -542,8 +566,9 @@ impl Fields {
                     .split(|byte| *byte == b',')
                     .any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"));
             }
-            // They end at this hop. `Trailer` announces fields that we pass only as they come.
-            header::TRAILER | header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION => {}
+            header::TRAILER => self.announced.push(value),
+            // They end at this hop.
+            header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION => {}
             name if is_hop_by_hop(&name) => {}
             name => {
                 self.headers
