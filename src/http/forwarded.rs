@@ -283,7 +283,7 @@ mod tests {
         let mut head = head(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "5.6.7.8, 9.9.9.9")]);
         let mut rules = forwarded(&["10.0.0.0/8"]);
         rules.append = false;
-        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.receive(&mut head, PORT, &peer(), Kind::Plain, &[]);
         rules.send(&mut head.headers, &peer(), &[]);
         let lines: Vec<_> = head.headers.get_all("x-forwarded-for").iter().collect();
         assert_eq!(lines, ["1.2.3.4, 5.6.7.8, 9.9.9.9"]);
