@@ -223,7 +223,7 @@ fn explain_says_which_router_and_why_not_the_others() {
 
     let matched = explain(&["http://a.test/api/users"]).expect(0).stdout;
     for line in [
-        "-> router api (priority 34)",
+        "-> router api (priority 36)",
         "-> stripPrefix strip: path becomes \"/users\"",
         "-> service pods (wrr, attempts 3, connect 5s, response head 1m, pause 1m)",
         "http://127.0.0.1:9 weight 1",
