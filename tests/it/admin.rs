@@ -193,6 +193,10 @@ fn routers_are_listed_in_traefiks_shape() {
     assert!(api["service"].as_str().is_some_and(|name| name.starts_with("pods")), "{api}");
     assert_eq!(api["middlewares"].as_array().map(Vec::len), Some(2), "{api}");
     assert_eq!(named(&routers, "low")["priority"], -1);
+    assert_eq!(named(&routers, "low")["priorityStr"], "-1");
+    let all = api["middlewares"].as_array().into_iter().flatten();
+    assert!(all.clone().all(|name| name.as_str().is_some_and(|name| name.ends_with("@file"))), "{api}");
+    assert!(api.as_object().is_some_and(|api| api.values().all(|value| !value.is_null())), "{api}");
 
     let name = api["name"].as_str().expect("a name").to_owned();
     assert_eq!(json(&proxy, &format!("/api/http/routers/{name}"))["rule"], api["rule"]);
