@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
-use crate::server::listener::{self, Admissions};
+use crate::server::listener::{self, Admissions, Bound};
 use crate::snapshot::compile::{Draft, Remarks, compile};
 use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
@@ -39,6 +39,12 @@ use crate::telemetry::{access_log, log};
 /// How long idle connections of an entry point that is gone may still send one more request, which is then
 /// answered with `Connection: close`.
 const REMOVED_GRACE: Duration = Duration::from_secs(10);
+/// How long its last requests may take to come in; their routes are kept so long.
+const REMOVED_KEPT: Duration = Duration::from_secs(30);
+/// How long a socket that is closed waits for handshakes under way: a round trip to most clients.
+const HANDSHAKES: Duration = Duration::from_millis(50);
+/// How often old configurations are looked at for whether anybody still uses them.
+const FORGET: Duration = Duration::from_secs(1);
 
 /// Why there is no proxy.
 #[derive(Debug)]
@@ -74,6 +80,7 @@ pub struct Reloader {
     stale: Vec<Vec<String>>,
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
+    closing: Vec<Closing>,
 }
 
 struct Listening {
@@ -85,6 +92,22 @@ struct Listening {
     task: JoinHandle<()>,
     /// Accept for so long after SIGTERM, and finish within so long after that.
     grace: (Duration, Duration),
+}
+
+/// A listener that is gone, whose connections may still be open.
+struct Closing {
+    id: ListenerId,
+    port: u16,
+    socket: Weak<TcpListener>,
+    admissions: Arc<Admissions>,
+    since: Instant,
+}
+
+impl Closing {
+    fn is_over(&self) -> bool {
+        let is_open = self.socket.strong_count() > 0 || self.admissions.open() > 0;
+        !is_open || self.since.elapsed() > REMOVED_KEPT
+    }
 }
 
 struct AdminListening {
@@ -168,6 +191,7 @@ impl Reloader {
             log_settings,
             stale: Vec::new(),
             old: Vec::new(),
+            closing: Vec::new(),
         };
         match reloader.open(&candidate) {
             Ok(opened) => reloader.commit(candidate, opened)?,
@@ -180,8 +204,14 @@ impl Reloader {
         Ok(reloader)
     }
 
-    /// Completes when files have changed.
-    pub async fn changed(&self) {
+    /// Completes when files have changed; until then, sees to it that old configurations go.
+    pub async fn changed(&mut self) {
+        while !(self.old.is_empty() && self.closing.is_empty()) {
+            tokio::select! {
+                () = self.watcher.changed() => return,
+                () = tokio::time::sleep(FORGET) => self.forget(),
+            }
+        }
         self.watcher.changed().await;
     }
 
@@ -300,20 +330,50 @@ impl Reloader {
         let access_log = match self.open_access_log(config) {
             Ok(access_log) => access_log,
             Err(problem) => {
-                problems.push(problem);
+                problems.push(*problem);
                 None
             }
         };
-        if problems.has_errors() { Err(problems) } else { Ok(Opened { entries, admin, access_log }) }
+        if problems.has_errors() {
+            return Err(problems);
+        }
+        // Last, when nothing else can fail: whoever connects from now on must be served.
+        let admin = match admin.map(|socket| socket.map(Bound::listen).transpose()).transpose() {
+            Ok(admin) => admin,
+            Err(error) => {
+                let address = wanted.expect("there is an address where nobody can listen");
+                problems.push(bind_problem(&ConfigPath::of(&["admin", "address"]), address, &error));
+                None
+            }
+        };
+        let mut listening = BTreeMap::new();
+        for draft in &candidate.draft.entry_points {
+            match entries.remove(&draft.name).map(Bound::listen).transpose() {
+                Ok(socket) => {
+                    listening.extend(socket.map(|socket| (draft.name.clone(), socket)));
+                }
+                Err(error) => {
+                    let at = ConfigPath::of(&["entryPoints"]).key(draft.name.as_str()).key("address");
+                    problems.push(bind_problem(&at, draft.address, &error));
+                }
+            }
+        }
+        if problems.has_errors() {
+            return Err(problems);
+        }
+        Ok(Opened { entries: listening, admin, access_log })
     }
 
     /// Binds an address, also one that overlaps a socket of ours that it will replace.
-    fn bind(&self, address: ListenAddress, reuse_port: bool) -> io::Result<TcpListener> {
+    fn bind(&self, address: ListenAddress, reuse_port: bool) -> io::Result<Bound> {
         match listener::bind(address, reuse_port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port != 0 => {
                 let mut ours = false;
-                for old in self.listeners.values().filter(|old| old.address.port == address.port) {
-                    listener::allow_overlap(&old.socket)?;
+                let open = self.listeners.values().filter(|old| old.address.port == address.port);
+                let open = open.map(|old| Arc::clone(&old.socket));
+                let closing = self.closing.iter().filter(|old| old.port == address.port);
+                for socket in open.chain(closing.filter_map(|old| old.socket.upgrade())) {
+                    listener::allow_overlap(&socket)?;
                     ours = true;
                 }
                 if ours { listener::bind(address, true) } else { Err(error) }
@@ -323,7 +383,10 @@ impl Reloader {
     }
 
     /// `None` when the log stays as it is.
-    fn open_access_log(&self, config: &DocumentConfig) -> Result<Option<Option<Arc<AccessLog>>>, Problem> {
+    fn open_access_log(
+        &self,
+        config: &DocumentConfig,
+    ) -> Result<Option<Option<Arc<AccessLog>>>, Box<Problem>> {
         let at = ConfigPath::of(&["accessLog"]);
         let wanted = match &config.access_log {
             Some(config) => Some(access_log_settings(config, &at)?),
@@ -336,7 +399,8 @@ impl Reloader {
         match wanted.map(AccessLog::start).transpose() {
             Ok(log) => Ok(Some(log.map(Arc::new))),
             Err(error) => {
-                Err(Problem::error(&at.key("filePath"), format!("access log cannot be opened: {error}")))
+                let message = format!("access log cannot be opened: {error}");
+                Err(Box::new(Problem::error(&at.key("filePath"), message)))
             }
         }
     }
@@ -378,8 +442,10 @@ impl Reloader {
         }
         let health = draft.health.clone();
         let first = (previous.generation > 0).then_some(&*previous);
-        let snapshot = draft.commit(&ids, first, &loaded.hash);
+        let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
+        let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
             if let Some(log) = &log {
@@ -387,7 +453,7 @@ impl Reloader {
             }
             self.shared.access_log.update(|_| Some(log));
         }
-        self.cores.adopt();
+        self.cores.adopt(endpoints);
         self.old.push(previous);
 
         let gone: Vec<EntryPointName> = self
@@ -456,16 +522,25 @@ impl Reloader {
     }
 
     /// Stops listening; what waits to be accepted is, and open connections finish what they do.
-    fn close(&self, name: &EntryPointName, old: Listening) {
-        old.task.abort();
-        listener::accept_waiting(&old.socket, old.id, &old.admissions, &self.cores);
-        self.cores.drain(Some(old.id), Drain::Announce);
+    fn close(&mut self, name: &EntryPointName, old: Listening) {
+        tracing::info!(entry_point = %name, address = %old.address, "no longer listening");
+        self.closing.push(Closing {
+            id: old.id,
+            port: old.address.port,
+            socket: Arc::downgrade(&old.socket),
+            admissions: Arc::clone(&old.admissions),
+            since: Instant::now(),
+        });
         let cores = Arc::clone(&self.cores);
         tokio::spawn(async move {
+            let id = old.id;
+            cores.drain(Some(id), Drain::Announce);
+            old.stop(&cores).await;
+            // And to those that have come in the meantime.
+            cores.drain(Some(id), Drain::Announce);
             tokio::time::sleep(REMOVED_GRACE).await;
-            cores.drain(Some(old.id), Drain::Close);
+            cores.drain(Some(id), Drain::Close);
         });
-        tracing::info!(entry_point = %name, address = %old.address, "no longer listening");
     }
 
     fn check_health(
@@ -515,6 +590,7 @@ impl Reloader {
 
     fn forget(&mut self) {
         self.old.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.closing.retain(|closing| !closing.is_over());
     }
 
     /// Ends the process's work: not ready at once, accepting for a while (unless `at_once`), then no more,
@@ -526,19 +602,36 @@ impl Reloader {
         let finish = self.listeners.values().map(|listening| listening.grace.1).max().unwrap_or_default();
         if !at_once && !accept.is_zero() {
             tracing::info!(seconds = accept.as_secs_f64(), "draining: still accepting");
-            tokio::time::sleep(accept).await;
+            self.go_on_for(accept).await;
         }
-        for listening in self.listeners.values() {
-            listening.task.abort();
-            listener::accept_waiting(&listening.socket, listening.id, &listening.admissions, &self.cores);
+        let stopping: Vec<_> = std::mem::take(&mut self.listeners)
+            .into_values()
+            .map(|listening| {
+                let cores = Arc::clone(&self.cores);
+                tokio::spawn(async move { listening.stop(&cores).await })
+            })
+            .collect();
+        for stopping in stopping {
+            // Ends early only with the runtime.
+            let _ = stopping.await;
         }
-        self.listeners.clear();
         self.cores.drain(None, Drain::Close);
         let open = self.cores.live();
         tracing::info!(open, seconds = finish.as_secs_f64(), "draining: no longer accepting");
         let deadline = tokio::time::Instant::now() + finish;
         while self.cores.live() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Pods come and go while the last requests are served.
+    async fn go_on_for(&mut self, span: Duration) {
+        let mut end = std::pin::pin!(tokio::time::sleep(span));
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                () = self.changed() => self.reload(false),
+            }
         }
     }
 
@@ -556,6 +649,20 @@ impl Reloader {
             admin.task.abort();
         }
         tracing::info!("stopped");
+    }
+}
+
+impl Listening {
+    /// Accepts what is on its way, then closes the socket.
+    async fn stop(self, cores: &Cores) {
+        match listener::turn_away(&self.socket) {
+            Ok(()) => tokio::time::sleep(HANDSHAKES).await,
+            Err(error) => tracing::debug!(%error, "no filter on a socket that is to be closed"),
+        }
+        self.task.abort();
+        // Its hold on the socket ends with it; only then does dropping ours close it.
+        let _ = self.task.await;
+        listener::accept_waiting(&self.socket, self.id, &self.admissions, cores);
     }
 }
 
@@ -678,7 +785,7 @@ fn metrics_settings(config: &DocumentConfig) -> MetricsSettings {
 fn access_log_settings(
     config: &observability::AccessLogConfig,
     at: &ConfigPath,
-) -> Result<AccessLogSettings, Problem> {
+) -> Result<AccessLogSettings, Box<Problem>> {
     let mut status_codes = Vec::with_capacity(config.filters.status_codes.len());
     for (index, text) in config.filters.status_codes.iter().enumerate() {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -688,8 +795,8 @@ fn access_log_settings(
             }
             _ => {
                 let at = at.key("filters").key("statusCodes").index(index);
-                return Err(Problem::error(&at, format!("bad status or range {text:?}"))
-                    .hint("write \"404\" or \"500-599\""));
+                let problem = Problem::error(&at, format!("bad status or range {text:?}"));
+                return Err(Box::new(problem.hint("write \"404\" or \"500-599\"")));
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::config::document::DocumentConfig;
 use crate::config::render;
 use crate::endpoint::health;
 use crate::proxy::core::Shared;
-use crate::snapshot::ServiceKind;
+use crate::snapshot::{ServiceKind, entries};
 use crate::telemetry::metrics::{EndpointState, Metrics};
 
 /// The state that operators see.
@@ -154,6 +154,9 @@ fn qualified(name: &str) -> String {
 
 fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
     let http = ConfigPath::of(&["http"]);
+    let entry_points = entries::entry_points(config);
+    let defaults: Vec<String> =
+        entries::default_entry_points(&entry_points).into_iter().map(ToString::to_string).collect();
     let mut used_services: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut used_middlewares: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut routers = BTreeMap::new();
@@ -167,12 +170,11 @@ fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
         if router.priority == 0 {
             value["priority"] = json!(router.rule.len());
         }
-        let using = if router.entry_points.is_empty() {
-            config.entry_points.keys().map(ToString::to_string).collect()
-        } else {
-            router.entry_points.clone()
-        };
-        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using);
+        if router.entry_points.is_empty() {
+            value["entryPoints"] = json!(defaults);
+        }
+        let using = if router.entry_points.is_empty() { &defaults } else { &router.entry_points };
+        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using.clone());
         routers.insert(full, item);
     }
     let services = config.http.services.iter().map(|(name, service)| {
@@ -189,7 +191,7 @@ fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
         (full, item(value, &http.key("middlewares").key(name.as_str()), problems).used(used))
     });
     let middlewares = middlewares.collect();
-    let entry_points = config.entry_points.iter().map(|(name, entry)| {
+    let entry_points = entry_points.iter().map(|(name, entry)| {
         let value = serde_json::to_value(entry).unwrap_or_default();
         let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
         (name.to_string(), item(value, &at, problems))

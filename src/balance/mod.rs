@@ -110,7 +110,7 @@ impl Turn {
 }
 
 /// Whether an available endpoint is left that was not tried.
-fn leaves_one(set: &EndpointSet, tried: &[EndpointId]) -> bool {
+pub fn leaves_one(set: &EndpointSet, tried: &[EndpointId]) -> bool {
     // More available than tried: no need to look at each.
     set.available() > tried.len()
         || set.members().iter().any(|member| member.is_available() && !was_tried(member, tried))

@@ -89,7 +89,8 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
         head.query = Some(changed.into());
     }
     let peer = Peer::new((args.client_ip, 0).into(), false);
-    settings.forwarded.receive(&mut head, &peer, Kind::Plain, &[]);
+    let port = authority::port(head.authority.as_str());
+    settings.forwarded.receive(&mut head, port, &peer, Kind::Plain, &[]);
     let host = authority::host_for_matching(head.authority.as_str());
     let subject = Subject {
         host: &host,

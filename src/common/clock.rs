@@ -3,6 +3,7 @@
 //! Deadlines are compared far more often than they are shown, and an integer in a `Cell` or an
 //! atomic is cheaper to keep than an `Instant`.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,30 @@ pub fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
+thread_local! {
+    /// What this thread last read.
+    static LAST: Cell<Millis> = const { Cell::new(0) };
+}
+
 /// Reads the clock; costs one `clock_gettime`.
 pub fn now() -> Millis {
-    to_millis(Instant::now())
+    to_millis(instant())
+}
+
+/// Reads the clock for an [`Instant`], and keeps it for [`recent`].
+pub fn instant() -> Instant {
+    let instant = Instant::now();
+    LAST.set(to_millis(instant));
+    instant
+}
+
+/// What this thread last read; free. For code that runs without waiting right after somebody has read
+/// the clock: after a wait it may be as old as the wait was long.
+pub fn recent() -> Millis {
+    match LAST.get() {
+        0 => now(),
+        millis => millis,
+    }
 }
 
 /// Converts an instant; one before [`start`] becomes 0.

@@ -37,6 +37,8 @@ struct Cells {
 #[derive(Debug)]
 struct Entry {
     at: Millis,
+    /// The driver has seen `at` pass.
+    due: bool,
     waker: Option<Waker>,
 }
 
@@ -55,7 +57,7 @@ impl Timers {
     /// Takes a slot; it is given back on drop.
     pub fn slot(self: &Rc<Self>) -> Slot {
         let mut cells = self.cells.borrow_mut();
-        let entry = Entry { at: NEVER, waker: None };
+        let entry = Entry { at: NEVER, due: false, waker: None };
         let index = match cells.free.pop() {
             Some(index) => {
                 cells.slots[index] = entry;
@@ -111,8 +113,9 @@ impl Timers {
             for entry in &mut cells.slots {
                 if entry.at > now {
                     earliest = earliest.min(entry.at);
-                } else if let Some(waker) = entry.waker.take() {
-                    due.push(waker);
+                } else if !entry.due {
+                    entry.due = true;
+                    due.extend(entry.waker.take());
                 }
             }
             self.earliest.set(earliest);
@@ -141,17 +144,21 @@ pub struct Slot {
 
 impl Slot {
     /// Whether `at` has come; if not, `cx` is woken when it does.
+    ///
+    /// Does not read the clock: the driver says what is due.
     pub fn poll_at(&self, cx: &mut Context<'_>, at: Millis) -> Poll<()> {
         if at == NEVER {
             return Poll::Pending;
         }
-        if clock::now() >= at {
-            return Poll::Ready(());
-        }
         {
             let mut cells = self.timers.cells.borrow_mut();
             let entry = &mut cells.slots[self.index];
-            entry.at = at;
+            if entry.at != at {
+                entry.at = at;
+                entry.due = false;
+            } else if entry.due {
+                return Poll::Ready(());
+            }
             match &mut entry.waker {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 waker => *waker = Some(cx.waker().clone()),
@@ -166,6 +173,7 @@ impl Slot {
         let mut cells = self.timers.cells.borrow_mut();
         let entry = &mut cells.slots[self.index];
         entry.at = NEVER;
+        entry.due = false;
         entry.waker = None;
     }
 
@@ -190,6 +198,31 @@ impl Slot {
         result
     }
 
+    /// Runs `future` for at most `patience` milliseconds (0 for ever), counted from its first wait: what is
+    /// ready at once costs no reading of the clock.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the time was over first.
+    pub async fn within_for<F: Future>(&self, patience: Millis, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let mut at = None;
+        let result = std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let at = *at.get_or_insert_with(|| match patience {
+                0 => NEVER,
+                patience => clock::now().saturating_add(patience),
+            });
+            self.poll_at(cx, at).map(|()| Err(Elapsed))
+        })
+        .await;
+        if at.is_some() {
+            self.clear();
+        }
+        result
+    }
+
     /// Waits until `at`.
     pub async fn until(&self, at: Millis) {
         std::future::poll_fn(|cx| self.poll_at(cx, at)).await;
@@ -200,7 +233,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut cells = self.timers.cells.borrow_mut();
-        cells.slots[self.index] = Entry { at: NEVER, waker: None };
+        cells.slots[self.index] = Entry { at: NEVER, due: false, waker: None };
         cells.free.push(self.index);
     }
 }

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use super::text::Text;
+
 /// Bytes of a host: a DNS name has 253 and a dot.
 const MAX_HOST_BYTES: usize = 255;
 
@@ -87,6 +89,31 @@ impl<'a> Authority<'a> {
                 }
             }
         }
+    }
+}
+
+/// A checked authority with what is asked of it for each request; made once for a connection whose
+/// requests are all for the same one.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// As written.
+    pub text: Text,
+    /// As rules compare it; see [`host_for_matching`].
+    pub host: Text,
+    /// The port, if one is written.
+    pub port: Option<u16>,
+}
+
+impl Checked {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// As [`Authority::parse`].
+    pub fn parse(text: Text) -> Result<Self, &'static str> {
+        let authority = Authority::parse(text.as_str())?;
+        let host = Text::copy_from(&authority.host_for_matching());
+        let port = authority.port();
+        Ok(Self { host, port, text })
     }
 }
 

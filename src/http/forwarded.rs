@@ -10,7 +10,6 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::authority;
 use super::head::RequestHead;
 
 /// `X-Forwarded-For`.
@@ -73,9 +72,16 @@ impl Forwarded {
 
     /// Sorts out what came: before routing and before any middleware.
     ///
-    /// `named` are the fields that `Connection` named. They are dropped, except the ones set here and
+    /// `port` is the one in the authority. `named` are the fields that `Connection` named. They are dropped, except the ones set here and
     /// those that `connection` lets middlewares see.
-    pub fn receive(&self, head: &mut RequestHead, peer: &Peer, kind: Kind, named: &[HeaderName]) {
+    pub fn receive(
+        &self,
+        head: &mut RequestHead,
+        port: Option<u16>,
+        peer: &Peer,
+        kind: Kind,
+        named: &[HeaderName],
+    ) {
         let headers = &mut head.headers;
         let trusted = self.trusts(peer.addr.ip());
         for name in named {
@@ -96,7 +102,7 @@ impl Forwarded {
         set_if_absent(headers, trusted, X_FORWARDED_PROTO, || HeaderValue::from_static(proto));
         let secure = peer.tls
             || headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
-        set_if_absent(headers, trusted, X_FORWARDED_PORT, || port(head.authority.as_str(), secure));
+        set_if_absent(headers, trusted, X_FORWARDED_PORT, || port_value(port, secure));
         set_if_absent(headers, trusted, X_FORWARDED_HOST, || {
             HeaderValue::from_maybe_shared(head.authority.clone().into_bytes())
                 .unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -141,8 +147,8 @@ fn set_if_absent(headers: &mut HeaderMap, look: bool, name: HeaderName, value: i
     }
 }
 
-fn port(authority: &str, secure: bool) -> HeaderValue {
-    match authority::port(authority) {
+fn port_value(port: Option<u16>, secure: bool) -> HeaderValue {
+    match port {
         None if secure => HeaderValue::from_static("443"),
         None | Some(80) => HeaderValue::from_static("80"),
         Some(443) => HeaderValue::from_static("443"),
@@ -188,6 +194,9 @@ mod tests {
     use super::*;
     use crate::http::text::Text;
 
+    /// Of `a.test:8080`.
+    const PORT: Option<u16> = Some(8080);
+
     fn forwarded(trusted: &[&str]) -> Forwarded {
         Forwarded {
             insecure: false,
@@ -230,7 +239,7 @@ mod tests {
             ("x-custom", "kept"),
         ]);
         let rules = forwarded(&["192.168.0.0/16"]);
-        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.receive(&mut head, PORT, &peer(), Kind::Plain, &[]);
         rules.send(&mut head.headers, &peer(), &[]);
         let mut fields: Vec<_> =
             head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
@@ -259,7 +268,7 @@ mod tests {
         ]);
         head.authority = Text::from_static("a.test");
         let rules = forwarded(&["10.0.0.0/8"]);
-        rules.receive(&mut head, &peer(), Kind::Plain, &[]);
+        rules.receive(&mut head, None, &peer(), Kind::Plain, &[]);
         rules.send(&mut head.headers, &peer(), &[]);
         assert_eq!(head.headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.1.2.3");
         assert_eq!(head.headers["x-forwarded-port"], "443");
@@ -273,7 +282,7 @@ mod tests {
             [HeaderName::from_static("x-a"), HeaderName::from_static("x-b"), X_REAL_IP, X_FORWARDED_FOR];
         let mut rules = forwarded(&[]);
         rules.connection.push(HeaderName::from_static("x-b"));
-        rules.receive(&mut head, &peer(), Kind::WebSocket, &named);
+        rules.receive(&mut head, PORT, &peer(), Kind::WebSocket, &named);
         assert!(!head.headers.contains_key("x-a"));
         assert!(head.headers.contains_key("x-b"), "middlewares may see it");
         rules.send(&mut head.headers, &peer(), &named);

@@ -35,8 +35,8 @@ pub struct ResponseHead {
 /// A request on its way to an endpoint.
 #[derive(Debug)]
 pub struct Request {
-    /// Its head.
-    pub head: RequestHead,
+    /// Its head; boxed, because a request is moved from hand to hand.
+    pub head: Box<RequestHead>,
     /// Its body, which may still be on the wire.
     pub body: Body,
 }

@@ -4,30 +4,31 @@ use std::fmt;
 use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 /// Immutable UTF-8 over [`Bytes`].
 #[derive(Clone, Default, Eq, Hash, PartialEq)]
-pub struct Text(Bytes);
+pub struct Text(ByteString);
 
 impl Text {
     /// Wraps a constant; no allocation.
     pub const fn from_static(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
+        Self(ByteString::from_static(text))
     }
 
     /// Copies a text; one allocation.
     pub fn copy_from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
+        Self(text.into())
     }
 
     /// Shares a buffer, if it is UTF-8.
     pub fn from_bytes(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+        ByteString::try_from(bytes).ok().map(Self)
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("checked when it was made, and cut only at character borders")
+        &self.0
     }
 
     /// A part of it, sharing the buffer.
@@ -36,30 +37,33 @@ impl Text {
     /// When the range is outside the text or cuts a character; ranges come from searches in `as_str`.
     #[must_use]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let text = self.as_str();
-        for bound in [bounds.0, bounds.1] {
-            if let Bound::Included(at) | Bound::Excluded(at) = bound {
-                assert!(text.is_char_boundary(at), "a cut inside a character");
-            }
-        }
-        Self(self.0.slice(bounds))
+        let start = match range.start_bound() {
+            Bound::Included(at) => *at,
+            Bound::Excluded(at) => *at + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(at) => *at + 1,
+            Bound::Excluded(at) => *at,
+            Bound::Unbounded => self.0.len(),
+        };
+        Self(self.0.slice_ref(&self.0[start..end]))
     }
 
     /// The bytes of the text.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// The bytes behind it.
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        self.0.into_bytes()
     }
 }
 
 impl From<String> for Text {
     fn from(text: String) -> Self {
-        Self(Bytes::from(text))
+        Self(text.into())
     }
 }
 
@@ -77,6 +81,6 @@ impl fmt::Display for Text {
 
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
+        self.as_str() == other
     }
 }

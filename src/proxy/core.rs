@@ -4,6 +4,7 @@
 //! [`Shared`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,10 +22,37 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::CoreMetrics;
 use crate::upstream::Pools;
 
-/// How long an endpoint that could not be connected to is passed over while another is available.
+/// How long an endpoint that refused, or closed, a new connection is passed over while another is available.
 /// Short, because it may be back at any moment; long enough that a pod that died costs each core one
 /// failed connect a second, not one a request.
 const SUSPICION: Millis = 1000;
+/// The same for one that could not be reached at all: finding that out holds up a request for the whole
+/// connect timeout, 5 s by default.
+const SUSPICION_UNREACHABLE: Millis = 10_000;
+/// A suspicion that nobody has put to the test for so long is dropped; the endpoint may be gone.
+const SUSPICION_KEPT: Millis = 60_000;
+
+/// An endpoint that failed.
+#[derive(Debug)]
+struct Suspect {
+    endpoint: EndpointId,
+    /// Passed over until then; after that, the next request that is given to it puts it to the test.
+    until: Millis,
+    pause: Millis,
+}
+
+/// How an endpoint failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Suspicion {
+    /// It refused a connection, or closed one before it had answered anything on it.
+    Refused,
+    /// Nothing came back.
+    Unreachable,
+}
+
+/// A core's own handle on the configuration: counted without atomics, which all cores would contend for with
+/// each request.
+pub type CurrentSnapshot = Rc<Arc<Snapshot>>;
 
 /// Answers for `api@internal` and its like.
 pub type InternalAnswers =
@@ -52,9 +80,9 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
-    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    snapshot: RefCell<(u64, CurrentSnapshot)>,
     access_log: RefCell<(u64, Rc<Option<Arc<AccessLog>>>)>,
-    suspects: RefCell<SmallVec<[(EndpointId, Millis); 4]>>,
+    suspects: RefCell<SmallVec<[Suspect; 4]>>,
     date: RefCell<(u64, [u8; 29])>,
     random: Cell<u64>,
 }
@@ -82,7 +110,7 @@ impl Core {
     }
 
     /// The newest configuration. Costs one atomic load while nothing has changed.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> CurrentSnapshot {
         let mut cached = self.snapshot.borrow_mut();
         let generation = self.shared.snapshot.generation();
         if cached.0 != generation {
@@ -92,10 +120,10 @@ impl Core {
     }
 
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
-    /// pods that it no longer names.
-    pub fn adopt(&self) {
-        let snapshot = self.snapshot();
-        self.pools.retain(&snapshot.endpoints());
+    /// pods that are not among its `endpoints`.
+    pub fn adopt(&self, endpoints: &HashSet<EndpointId>) {
+        self.snapshot();
+        self.pools.retain(endpoints);
         self.access_log();
     }
 
@@ -109,18 +137,29 @@ impl Core {
         Rc::clone(&cached.1)
     }
 
-    /// An endpoint could not be connected to.
-    pub fn suspect(&self, endpoint: EndpointId) {
-        let until = clock::now() + SUSPICION;
+    /// An endpoint has failed, and probably not for this one request alone.
+    pub fn suspect(&self, endpoint: EndpointId, why: Suspicion) {
+        let pause = match why {
+            Suspicion::Refused => SUSPICION,
+            Suspicion::Unreachable => SUSPICION_UNREACHABLE,
+        };
+        self.trust(endpoint);
+        self.suspects.borrow_mut().push(Suspect { endpoint, until: clock::now() + pause, pause });
+    }
+
+    /// A request is given to an endpoint. If that was suspected, others pass it over until it is known how this
+    /// one fares.
+    pub fn try_out(&self, endpoint: EndpointId) {
         let mut suspects = self.suspects.borrow_mut();
-        suspects.retain(|(id, _)| *id != endpoint);
-        suspects.push((endpoint, until));
+        if let Some(suspect) = suspects.iter_mut().find(|suspect| suspect.endpoint == endpoint) {
+            suspect.until = clock::now() + suspect.pause;
+        }
     }
 
     /// An endpoint has answered after all.
     pub fn trust(&self, endpoint: EndpointId) {
         if !self.suspects.borrow().is_empty() {
-            self.suspects.borrow_mut().retain(|(id, _)| *id != endpoint);
+            self.suspects.borrow_mut().retain(|suspect| suspect.endpoint != endpoint);
         }
     }
 
@@ -131,8 +170,8 @@ impl Core {
         }
         let now = clock::now();
         let mut suspects = self.suspects.borrow_mut();
-        suspects.retain(|(_, until)| *until > now);
-        to.extend(suspects.iter().map(|(id, _)| *id));
+        suspects.retain(|suspect| suspect.until + SUSPICION_KEPT > now);
+        to.extend(suspects.iter().filter(|suspect| suspect.until > now).map(|suspect| suspect.endpoint));
     }
 
     /// A number evenly distributed over all of `u64` (xorshift64*); not for secrets.
@@ -147,7 +186,7 @@ impl Core {
 
     /// The current date as a field value (RFC 9110 §5.6.7), formatted once a second.
     pub fn date(&self) -> [u8; 29] {
-        let second = clock::now() / 1000;
+        let second = clock::recent() / 1000;
         let mut cached = self.date.borrow_mut();
         if cached.0 != second {
             let text = httpdate::fmt_http_date(SystemTime::now());

@@ -9,9 +9,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::core::Core;
-use crate::common::clock::Millis;
+use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::{Endpoint, InFlight};
+use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::Peer;
 use crate::http::h1::server::ServerConn;
@@ -32,6 +33,8 @@ pub struct Exchange<'a> {
     pub conn: &'a ServerConn,
     /// Who sent it.
     pub peer: &'a Peer,
+    /// Whom it is for, as it came.
+    pub authority: &'a Checked,
     /// For its waits.
     pub slot: &'a Slot,
     /// What links know of it.
@@ -194,7 +197,7 @@ impl Ending {
 
     /// The exchange is over: it is counted and logged.
     pub fn finish(self, core: &Core, status: StatusCode, bytes_in: u64, bytes_out: u64) {
-        let duration = self.started.elapsed();
+        let duration = clock::instant() - self.started;
         if let Some((series, method, protocol)) = self.counted {
             let key = ExchangeKey { series, status: status.as_u16(), method, protocol };
             core.metrics.exchange(key, duration, bytes_in, bytes_out);

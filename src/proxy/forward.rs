@@ -6,13 +6,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::core::Suspicion;
 use super::exchange::Exchange;
 use super::retry::client_error;
+use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
@@ -40,7 +41,7 @@ pub async fn forward<'a>(
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
     if exchange.attempts == 0 {
-        balanced.budget.record_request(clock::now());
+        balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
     if exchange.links.drop_forwarded_for {
@@ -144,10 +145,18 @@ fn pick(
 ) -> Result<Arc<Endpoint>, ProxyError> {
     let set = balanced.endpoints.load();
     let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
+    if !balance::leaves_one(&set, &avoid) {
+        // Rather one that is suspected than one that has failed this very request.
+        avoid.truncate(tried);
+    }
     let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
     match picked {
-        Some(member) => Ok(Arc::clone(member)),
+        Some(endpoint) => {
+            exchange.core.try_out(endpoint.id());
+            Ok(Arc::clone(endpoint))
+        }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
     }
 }
@@ -198,7 +207,8 @@ async fn attempt(
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
     let pool = core.pools.of(endpoint, service.label, limits);
     // What cannot be sent again deserves a look at the socket itself.
-    let pooled = if fresh_only { None } else { pool.take(!is_idempotent(&head.method)) };
+    let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
+    let pooled = if fresh_only { None } else { pool.take(!repeatable) };
     let conn: Box<ClientConn> = match pooled {
         Some(conn) => {
             core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
@@ -214,12 +224,14 @@ async fn attempt(
                     conn
                 }
                 Err(error) => {
-                    let outcome = match error {
-                        ProxyError::ConnectTimeout { .. } => ConnectOutcome::TimedOut,
-                        _ => ConnectOutcome::Failed,
+                    let (outcome, why) = match error {
+                        ProxyError::ConnectTimeout { .. } => {
+                            (ConnectOutcome::TimedOut, Suspicion::Unreachable)
+                        }
+                        _ => (ConnectOutcome::Failed, Suspicion::Refused),
                     };
                     core.metrics.upstream_connect(service.label, outcome);
-                    core.suspect(endpoint.id());
+                    core.suspect(endpoint.id(), why);
                     return Err(Failure { error, body: Some(body), written: false, reused: false });
                 }
             }
@@ -247,14 +259,20 @@ async fn attempt(
         idle_timeout: exchange.idle_timeout,
         deadline: exchange.deadline,
     };
-    let started = Instant::now();
+    // The first try on a connection that was there begins with the request.
+    let started =
+        if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, started.elapsed()));
+            exchange.origin = Some((head.status, clock::instant() - started));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }
         Err(ExchangeError { cause, written, reused, body }) => {
+            if matches!(cause, ExchangeCause::Closed(_)) && !reused {
+                // As a pod does that is being stopped, and whatever stands before one that is gone.
+                core.suspect(endpoint.id(), Suspicion::Refused);
+            }
             let endpoint = endpoint.text();
             let error = match cause {
                 ExchangeCause::Closed(cause) => ProxyError::UpstreamClosed { endpoint, cause },

@@ -46,6 +46,7 @@ pub async fn run<'a>(
     exchange.expects_continue = false;
     let started = clock::now();
     let give_up = deadline(started, link.timeout);
+    let held = exchange.links.held.len();
     loop {
         let copy = Request { head: request.head.clone(), body: body.clone_held() };
         let response = run_chain(exchange, rest, service, copy).await;
@@ -65,6 +66,8 @@ pub async fn run<'a>(
         drop(response);
         exchange.in_flight = None;
         exchange.failure = None;
+        // What links inside this one counted for the try before is over.
+        exchange.links.held.truncate(held);
         if !pause.is_zero() {
             exchange.slot.until(resume).await;
         }

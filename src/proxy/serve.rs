@@ -6,7 +6,6 @@ use super::exchange::Exchange;
 use super::{forward, respond, retry};
 use crate::common::clock;
 use crate::common::timer::deadline;
-use crate::http::authority;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::Kind;
@@ -19,7 +18,7 @@ use crate::snapshot::{ChainLink, Route, Service, Underscores};
 use crate::telemetry::metrics::LimitDecision;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
-pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: RequestHead, body: Body) -> Response {
+pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, body: Body) -> Response {
     if head.path.as_bytes() == b"*" {
         // `OPTIONS *` asks the server itself (RFC 9110 §9.3.7).
         return Response::new(StatusCode::OK, Body::Empty);
@@ -58,10 +57,9 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => Kind::WebSocket,
         _ => Kind::Plain,
     };
-    settings.forwarded.receive(head, exchange.peer, kind, &exchange.named);
-    let host = authority::host_for_matching(head.authority.as_str());
+    settings.forwarded.receive(head, exchange.authority.port, exchange.peer, kind, &exchange.named);
     let subject = Subject {
-        host: &host,
+        host: exchange.authority.host.as_str(),
         path: prepared.routing().as_str(),
         query: head.query.as_ref().map(Text::as_str),
         method: head.method.as_str(),
@@ -69,7 +67,6 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         client_ip: exchange.peer.addr.ip(),
     };
     let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
-    drop(host);
     head.path = prepared.upstream;
     Ok(route)
 }

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
@@ -22,10 +22,10 @@ use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
-use crate::proxy::core::Core;
+use crate::proxy::core::{Core, CurrentSnapshot};
 use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
-use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
+use crate::snapshot::{EntryPoint, ListenerId};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel};
 
@@ -40,6 +40,9 @@ const CLIENT_IDLE: Millis = 60_000;
 const DRAIN_LIMIT: u64 = 64 * 1024;
 /// For that, and for what a client still sends while it is being told to stop.
 const LINGER: Millis = 1000;
+/// A connection that is told to end before its first request has come may wait so long for that request: it
+/// was accepted, so the request is likely under way.
+const FIRST_REQUEST: Millis = 1000;
 
 /// A socket on its way to its core.
 #[derive(Debug)]
@@ -160,8 +163,11 @@ impl Connection<'_> {
             let snapshot = self.core.snapshot();
             let Some(entry) = snapshot.entry_point(self.listener) else { return CloseReason::Drained };
             let settings = &entry.settings;
-            let head_deadline = deadline(clock::now(), limit(settings.head_timeout));
-            let incoming = match self.slot.within(head_deadline, self.conn.read_head(&settings.head)).await {
+            let incoming = match self
+                .slot
+                .within_for(settings.head_timeout, self.conn.read_head(&settings.head))
+                .await
+            {
                 Ok(incoming) => incoming,
                 Err(_) => Err(ProxyError::ClientHeadTimeout),
             };
@@ -190,20 +196,32 @@ impl Connection<'_> {
             if self.served == 0 { entry.settings.head_timeout } else { entry.settings.idle_timeout }
         };
         let mut at = None;
+        let mut told = false;
         let mut request = pin!(self.conn.wait_for_request());
         let result = poll_fn(|cx| {
             if let Poll::Ready(open) = request.as_mut().poll(cx) {
                 return Poll::Ready(if open { Ok(()) } else { Err(CloseReason::Client) });
             }
-            if self.control.drain.get() == Drain::Close {
+            let closes = self.control.drain.get() == Drain::Close;
+            // A request may have come of which this core has not heard yet.
+            if closes && self.served > 0 && self.conn.io().is_quiet(true) {
                 return Poll::Ready(Err(CloseReason::Drained));
             }
             match &mut *self.control.waker.borrow_mut() {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 waker => *waker = Some(cx.waker().clone()),
             }
-            let at = *at.get_or_insert_with(|| deadline(clock::now(), limit(patience)));
-            self.slot.poll_at(cx, at).map(|()| Err(CloseReason::Idle))
+            let at = at.get_or_insert_with(|| {
+                // An answer that has just gone out has read the clock; a new connection has not.
+                let now = if self.served == 0 { clock::now() } else { clock::recent() };
+                deadline(now, limit(patience))
+            });
+            if closes && !told {
+                told = true;
+                *at = (*at).min(clock::now() + FIRST_REQUEST);
+            }
+            let reason = if closes { CloseReason::Drained } else { CloseReason::Idle };
+            self.slot.poll_at(cx, *at).map(|()| Err(reason))
         })
         .await;
         if at.is_some() {
@@ -212,14 +230,14 @@ impl Connection<'_> {
         result
     }
 
-    async fn exchange(&self, snapshot: Rc<Arc<Snapshot>>, parsed: Box<ParsedRequest>) -> Next {
+    async fn exchange(&self, snapshot: CurrentSnapshot, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
             snapshot.entry_point(self.listener).expect("it was there a moment ago, in this very snapshot");
         let settings = &entry.settings;
-        let ParsedRequest { head, keep_alive, expects_continue, upgrade, named, .. } = *parsed;
-        let started = Instant::now();
-        let now = clock::to_millis(started);
+        let ParsedRequest { head, authority, keep_alive, expects_continue, upgrade, named, .. } = parsed;
+        let started = clock::instant();
+        let now = clock::recent();
         let (method, version) = (head.method.clone(), head.version);
         let logged = Logged::of(core, entry, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
@@ -229,6 +247,7 @@ impl Connection<'_> {
             entry,
             conn: &self.conn,
             peer: &self.peer,
+            authority: &authority,
             slot: &self.slot,
             links: LinkContext::new(self.peer.addr, self.peer.tls, started),
             named,
@@ -260,7 +279,7 @@ impl Connection<'_> {
         };
         let reason =
             self.reason_to_close(keep_alive, settings.keep_alive_max_requests, settings.keep_alive_max_time);
-        let write_deadline = deadline(clock::now(), limit(settings.write_timeout));
+        let write_deadline = deadline(clock::recent(), limit(settings.write_timeout));
         let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
         exchange.upgrade = switched.clone();
         let closes = exchange.closes;
@@ -350,7 +369,7 @@ impl Connection<'_> {
         let date = self.core.date();
         let answer =
             Answer { version: Version::HTTP_11, head_only: false, close: true, date: &date, upgrade: None };
-        let started = Instant::now();
+        let started = clock::instant();
         // An unreadable head names no method.
         let method = Method::from_bytes(b"-").expect("a token");
         // Whether it still gets out makes no difference to what follows.
@@ -468,6 +487,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of_future(run);
-        assert!(size <= 1536, "{size} bytes");
+        assert!(size <= 2048, "{size} bytes");
     }
 }

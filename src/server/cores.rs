@@ -1,7 +1,7 @@
 //! The cores: one thread with a runtime of its own for each, and the words they are told.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::connection::{self, Accepted, Control, Drain};
+use crate::endpoint::EndpointId;
 use crate::proxy::core::{Core, Shared};
 use crate::snapshot::ListenerId;
 use crate::telemetry::metrics::Metrics;
@@ -25,8 +26,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 enum Command {
     /// A connection to serve.
     Serve(Box<Accepted>),
-    /// There is a new configuration.
-    Adopt,
+    /// There is a new configuration, with these endpoints.
+    Adopt(Arc<HashSet<EndpointId>>),
     /// Connections of one listener, or all, shall end.
     Drain(Option<ListenerId>, Drain),
     /// Everything ends now.
@@ -98,9 +99,11 @@ impl Cores {
         self.handles.iter().map(|handle| handle.live.load(Ordering::Relaxed)).sum()
     }
 
-    /// Tells every core that there is a new configuration.
-    pub fn adopt(&self) {
-        self.tell(|| Command::Adopt);
+    /// Tells every core that there is a new configuration, and which endpoints it has: to gather thousands of
+    /// them is no work for a core.
+    pub fn adopt(&self, endpoints: HashSet<EndpointId>) {
+        let endpoints = Arc::new(endpoints);
+        self.tell(|| Command::Adopt(Arc::clone(&endpoints)));
     }
 
     /// Tells connections of one listener, or all, to end.
@@ -168,7 +171,7 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                     connection::run(core, *accepted, control).await;
                 });
             }
-            Command::Adopt => core.adopt(),
+            Command::Adopt(endpoints) => core.adopt(&endpoints),
             Command::Drain(listener, drain) => {
                 if listener.is_none() {
                     told = drain;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 
 use super::connection::Accepted;
@@ -21,11 +21,27 @@ const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// An address that is ours, though nobody listens yet: connections to it go on to the socket that this one
+/// may replace, and none is lost if the document is refused after all.
+#[derive(Debug)]
+pub struct Bound(Socket);
+
+impl Bound {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// Another socket listens there, which was bound at the same time.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)?;
+        TcpListener::from_std(self.0.into())
+    }
+}
+
 /// Binds an address.
 ///
 /// # Errors
 /// What the system says; in use, not allowed, no such address.
-pub fn bind(address: ListenAddress, reuse_port: bool) -> io::Result<TcpListener> {
+pub fn bind(address: ListenAddress, reuse_port: bool) -> io::Result<Bound> {
     let wanted = address.socket_addr();
     match bind_exactly(wanted, reuse_port) {
         // No IPv6 on this host: all IPv4 addresses then.
@@ -41,7 +57,7 @@ pub fn bind(address: ListenAddress, reuse_port: bool) -> io::Result<TcpListener>
 const EAFNOSUPPORT: i32 = 97;
 const EADDRNOTAVAIL: i32 = 99;
 
-fn bind_exactly(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+fn bind_exactly(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A port whose old connections are still in TIME_WAIT can be bound again.
     socket.set_reuse_address(true)?;
@@ -51,9 +67,32 @@ fn bind_exactly(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(Bound(socket))
 }
+
+/// Lets no new connection begin, while those whose handshake is under way still come to be accepted. A
+/// socket that is just closed resets them; a client whose first packet is dropped sends it again after a
+/// second, to whoever listens by then.
+///
+/// # Errors
+/// The kernel takes no filters; then closing resets a few.
+pub fn turn_away(listener: &TcpListener) -> io::Result<()> {
+    // Byte 13 of the TCP header holds the flags, the filter's view begins with that header.
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(BPF_LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(BPF_JUMP_IF_SET, 0, 1, TCP_SYN),
+        SockFilter::new(BPF_RETURN, 0, 0, 0),
+        SockFilter::new(BPF_RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+/// `BPF_LD | BPF_B | BPF_ABS`.
+const BPF_LOAD_BYTE: u16 = 0x30;
+/// `BPF_JMP | BPF_JSET | BPF_K`.
+const BPF_JUMP_IF_SET: u16 = 0x45;
+/// `BPF_RET | BPF_K`: how much of the packet is let through.
+const BPF_RETURN: u16 = 0x06;
+const TCP_SYN: u32 = 0x02;
 
 /// Lets another of our own sockets bind an address that overlaps this one's, for the moment in which one
 /// replaces the other.
@@ -75,6 +114,11 @@ pub struct Admissions {
 }
 
 impl Admissions {
+    /// Connections that are open.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Ticket> {
         let max = self.max.load(Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) >= max && max > 0 {
@@ -180,5 +224,58 @@ fn hand_out(
     // Without a place the socket is dropped, which closes it.
     if let Some(ticket) = admissions.enter(peer.ip().to_canonical()) {
         cores.hand_out(|live| Accepted { stream, peer, listener, admission: Admission::new(ticket, live) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn at(ip: Ipv4Addr, port: u16) -> ListenAddress {
+        ListenAddress { ip: Some(ip.into()), port }
+    }
+
+    fn try_connect(port: u16) -> io::Result<TcpStream> {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        TcpStream::connect_timeout(&address, Duration::from_millis(200))
+    }
+
+    /// A listener on all addresses, and its port.
+    fn listening() -> (TcpListener, u16) {
+        let listener =
+            bind(at(Ipv4Addr::UNSPECIFIED, 0), false).and_then(Bound::listen).expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        (listener, port)
+    }
+
+    #[tokio::test]
+    async fn a_bound_address_takes_no_connection_from_the_running_listener() {
+        let (old, port) = listening();
+        allow_overlap(&old).expect("the system has it");
+        let new = bind(at(Ipv4Addr::LOCALHOST, port), true).expect("an overlap");
+
+        let _client = try_connect(port).expect("a listener");
+        assert!(SockRef::from(&old).accept().is_ok());
+
+        let new = new.listen().expect("an overlap");
+        let _client = try_connect(port).expect("a listener");
+        assert!(SockRef::from(&old).accept().is_err());
+        assert!(SockRef::from(&new).accept().is_ok());
+    }
+
+    #[tokio::test]
+    async fn turned_away_are_new_connections_and_not_those_that_wait() {
+        let (listener, port) = listening();
+        let mut waiting = try_connect(port).expect("a listener");
+
+        turn_away(&listener).expect("the system has filters");
+
+        assert_eq!(try_connect(port).map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        let (accepted, _) = SockRef::from(&listener).accept().expect("one waits");
+        io::Write::write_all(&mut waiting, b"x").expect("open");
+        let mut byte = [0; 1];
+        io::Read::read_exact(&mut std::net::TcpStream::from(accepted), &mut byte).expect("open");
     }
 }

@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 
+use super::entries::{self, InternalRouter};
 use super::{
     Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, Service, ServiceKind,
     Snapshot, Transport, Underscores, Weighted,
@@ -41,8 +42,6 @@ use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext, MiddlewareConfig};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 
-/// Name of the entry point that Traefik makes for its own services.
-const INTERNAL_ENTRY_POINT: &str = "traefik";
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
 
@@ -83,11 +82,12 @@ impl Draft {
     /// Puts the document in use, as far as that is not the caller's: gives the snapshot to be stored.
     ///
     /// `listeners` has the sockets of all entry points, by name. Entry points of `previous` that are gone
-    /// go on serving their open connections.
+    /// go on serving their open connections; those that were gone before, while `drains` says so.
     pub fn commit(
         self,
         listeners: &BTreeMap<EntryPointName, ListenerId>,
         previous: Option<&Snapshot>,
+        drains: impl Fn(ListenerId) -> bool,
         hash: &str,
     ) -> Snapshot {
         for (live, servers, watch) in &self.endpoints {
@@ -106,7 +106,10 @@ impl Draft {
             .collect();
         let draining = previous
             .into_iter()
-            .flat_map(|previous| &previous.entry_points)
+            .flat_map(|previous| {
+                let gone_before = previous.draining.iter().filter(|old| drains(old.listener));
+                previous.entry_points.iter().chain(gone_before)
+            })
             .filter(|old| entry_points.iter().all(|new| new.listener != old.listener))
             .cloned()
             .collect();
@@ -223,7 +226,7 @@ impl Compiler<'_> {
         for name in config.http.services.keys() {
             self.service(name);
         }
-        let entry_configs = self.entry_configs();
+        let entry_configs = entries::entry_points(config);
         let mut entries: BTreeMap<&EntryPointName, Vec<Entry>> =
             entry_configs.keys().map(|name| (name, Vec::new())).collect();
         for (name, router) in &config.http.routers {
@@ -252,52 +255,13 @@ impl Compiler<'_> {
         }
     }
 
-    /// The entry points of the document, and those that Traefik would make by itself.
-    fn entry_configs(&self) -> BTreeMap<EntryPointName, EntryPointConfig> {
-        let mut entries = self.config.entry_points.clone();
-        let makes = |port| EntryPointConfig::at(ListenAddress { ip: None, port });
-        let internal = EntryPointName::new(INTERNAL_ENTRY_POINT);
-        if entries.keys().all(|name| *name == internal) {
-            entries.insert(EntryPointName::new("http"), makes(80));
-        }
-        if self.internal_services().any(|(entry, ..)| entry == INTERNAL_ENTRY_POINT) {
-            entries.entry(internal).or_insert_with(|| makes(8080));
-        }
-        entries
-    }
-
-    /// What Traefik's `ping`, `api` and `metrics.prometheus` blocks put on which entry point.
-    fn internal_services(
-        &self,
-    ) -> impl Iterator<Item = (&str, &'static str, &'static str, Internal, ConfigPath)> {
-        let ping = self.config.ping.as_ref().filter(|ping| !ping.manual_routing).map(|ping| {
-            let at = ConfigPath::of(&["ping", "entryPoint"]);
-            (ping.entry_point.as_str(), "ping@internal", "PathPrefix(`/ping`)", Internal::Ping, at)
-        });
-        let api = self.config.api.as_ref().filter(|api| api.insecure).map(|_| {
-            let at = ConfigPath::of(&["api", "insecure"]);
-            (INTERNAL_ENTRY_POINT, "api@internal", "PathPrefix(`/api`)", Internal::Api, at)
-        });
-        let prometheus = self.config.metrics.prometheus.as_ref().filter(|metrics| !metrics.manual_routing);
-        let prometheus = prometheus.map(|metrics| {
-            let at = ConfigPath::of(&["metrics", "prometheus", "entryPoint"]);
-            let rule = "PathPrefix(`/metrics`)";
-            (metrics.entry_point.as_str(), "prometheus@internal", rule, Internal::Prometheus, at)
-        });
-        [ping, api, prometheus].into_iter().flatten()
-    }
-
     fn internal_routers(
         &mut self,
         entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
         entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
     ) {
-        let wanted: Vec<_> = self
-            .internal_services()
-            .map(|(entry, name, rule, internal, at)| (entry.to_owned(), name, rule, internal, at))
-            .collect();
-        for (entry, name, rule, internal, at) in wanted {
-            let entry = EntryPointName::new(&entry);
+        for internal in entries::internal_routers(self.config) {
+            let InternalRouter { entry_point: entry, name, rule, service, at } = internal;
             let Some(routers) = entries.get_mut(&entry) else {
                 self.problems.push(unknown(
                     "entry point",
@@ -311,7 +275,7 @@ impl Compiler<'_> {
             let route = Route {
                 name: RouterName::new(name),
                 chain: Box::default(),
-                service: self.internal(internal),
+                service: self.internal(service),
                 request_timeout: 0,
                 response_header_timeout: None,
                 idle_timeout: None,
@@ -496,12 +460,7 @@ impl Compiler<'_> {
         entries: &'e BTreeMap<EntryPointName, EntryPointConfig>,
     ) -> Vec<&'e EntryPointName> {
         if router.entry_points.is_empty() {
-            let defaults: Vec<_> =
-                entries.iter().filter(|(_, entry)| entry.as_default).map(|(name, _)| name).collect();
-            if !defaults.is_empty() {
-                return defaults;
-            }
-            return entries.keys().filter(|name| name.as_str() != INTERNAL_ENTRY_POINT).collect();
+            return entries::default_entry_points(entries);
         }
         let mut chosen = Vec::new();
         for (index, name) in router.entry_points.iter().enumerate() {
@@ -538,24 +497,26 @@ impl Compiler<'_> {
             };
             return Some(self.internal(internal));
         }
-        let known: Vec<&str> = self.config.http.services.keys().map(|name| name.as_str()).collect();
         if provider != "file" {
             let problem = Problem::error(at, format!("service {text:?} is of a provider that is not there"));
             self.problems.push(problem.hint(format!("write {name:?} or \"{name}@file\"")));
             return None;
         }
-        if !known.contains(&name) {
+        let name = ServiceName::new(name);
+        if !self.config.http.services.contains_key(&name) {
+            let name = name.as_str();
             if self.is_broken(&ConfigPath::of(&["http", "services"]).key(name)) {
                 self.problems.error(at, format!("service {name:?} has errors"));
             } else {
                 let broken = self.broken_names("services");
-                let known = known.into_iter().chain(broken.iter().map(String::as_str));
+                let known = self.config.http.services.keys().map(|name| name.as_str());
+                let known = known.chain(broken.iter().map(String::as_str));
                 let problem = unknown("service", name, at, known);
                 self.problems.push(problem);
             }
             return None;
         }
-        let service = self.service(&ServiceName::new(name));
+        let service = self.service(&name);
         if service.is_none() {
             self.problems.error(at, format!("service {name:?} has errors"));
         }

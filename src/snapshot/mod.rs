@@ -4,6 +4,7 @@
 //! `Deserialize`: [`compile`] is the only bridge from what was written.
 
 pub mod compile;
+pub mod entries;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -33,6 +33,7 @@ pub struct Pool {
     endpoint: Arc<Endpoint>,
     service: ServiceLabel,
     metrics: Rc<CoreMetrics>,
+    #[expect(clippy::vec_box, reason = "they come and go as boxes, and are never copied out of them")]
     idle: RefCell<Vec<Box<ClientConn>>>,
     limits: Cell<PoolLimits>,
     /// The endpoint is no longer configured: what comes back is closed.
@@ -99,7 +100,7 @@ impl Pool {
         loop {
             let conn = self.idle.borrow_mut().pop()?;
             self.forget(1);
-            let fresh = idle_timeout == 0 || clock::now() < conn.idle_since() + idle_timeout;
+            let fresh = idle_timeout == 0 || clock::recent() < conn.idle_since() + idle_timeout;
             if fresh && conn.is_usable(ask_kernel) {
                 return Some(conn);
             }

@@ -80,6 +80,8 @@ fn the_admin_listener_keeps_its_connections() {
 fn metrics_are_well_formed() {
     let (_origin, proxy) = running();
     proxy.get("b.test", "/").expect(200);
+    // A client may have its answer before the exchange is over and counted.
+    proxy.await_metric("sluicegate_service_requests_total", 1.0);
 
     let answer = proxy.admin_get("/metrics").expect(200);
 

@@ -358,6 +358,85 @@ fn an_address_that_overlaps_the_old_one_takes_over_without_a_gap() {
     }
 }
 
+/// Its routes used to be forgotten with the next document, and its idle connections were closed unanswered.
+#[test]
+fn idle_connections_of_a_removed_entry_point_are_served_after_further_reloads() {
+    let (a, b) = two();
+    let with_extra = |name: &str| {
+        let entries = "web: { address: \"127.0.0.1:0\" }, extra: { address: \"127.0.0.5:0\" }";
+        format!("entryPoints: {{ {entries} }}\n{}", to(name))
+    };
+    let proxy = proxy().origin("a", &a).origin("b", &b).config(&with_extra("a")).start();
+    let mut idle = Client::connect(proxy.address("extra"), "x");
+    idle.get("/").expect(200);
+
+    for name in ["a", "b", "a"] {
+        proxy.reload(&to(name));
+    }
+
+    let answer = idle.get("/").expect(200);
+    assert!(answer.head.lists("Connection", "close"), "{:?}", answer.head.raw);
+    idle.assert_closed();
+}
+
+#[test]
+fn an_entry_point_that_moves_to_and_fro_under_load_fails_no_request() {
+    let (a, b) = two();
+    let port = {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a free port");
+        listener.local_addr().expect("a bound socket").port()
+    };
+    let on = |ip: &str, name: &str| {
+        format!("entryPoints: {{ web: {{ address: \"{ip}:{port}\" }} }}\n{}", to(name))
+    };
+    let proxy = proxy().origin("a", &a).origin("b", &b).config(&on("127.0.0.1", "a")).start();
+    let load = Load::start(std::net::SocketAddr::from(([127, 0, 0, 1], port)), "x", "/", 3);
+    load.await_more(50);
+
+    for round in 0..12 {
+        let ip = if round % 2 == 0 { "0.0.0.0" } else { "127.0.0.1" };
+        proxy.reload(&on(ip, if round % 3 == 0 { "b" } else { "a" }));
+        load.await_more(5);
+    }
+
+    let report = load.stop();
+    assert!(report.failures.is_empty(), "{report:?}");
+}
+
+#[test]
+fn a_rolling_update_fails_no_request() {
+    let mut pods: Vec<_> = (0..3).map(|_| origin().start()).collect();
+    let document = |pods: &[Origin]| {
+        let servers: Vec<_> = pods.iter().map(|pod| format!("{{ url: \"{}\" }}", pod.url())).collect();
+        format!(
+            "http:\n  routers: {{ all: {{ rule: \"PathPrefix(`/`)\", service: pods }} }}\n  services: {{ \
+             pods: {{ loadBalancer: {{ servers: [{}] }} }} }}\n",
+            servers.join(", ")
+        )
+    };
+    let proxy = proxy().config(&document(&pods)).start();
+    let load = Load::start(proxy.address("web"), "x", "/", 4);
+    load.await_more(50);
+
+    for round in 0..12 {
+        let mut old = std::mem::replace(&mut pods[round % 3], origin().start());
+        // Every other pod is gone before the document knows.
+        if round % 2 == 0 {
+            old.kill();
+            load.await_more(20);
+            proxy.reload(&document(&pods));
+        } else {
+            proxy.reload(&document(&pods));
+            old.kill();
+        }
+        load.await_more(20);
+    }
+
+    let report = load.stop();
+    assert!(report.failures.is_empty(), "{report:?}");
+    assert!(pods.iter().all(|pod| pod.hits() > 0));
+}
+
 #[test]
 fn settings_of_an_entry_point_change_on_its_open_connections() {
     let (a, b) = two();

@@ -222,6 +222,46 @@ fn clients_that_heed_the_announcement_see_no_failure() {
 }
 
 #[test]
+fn a_connection_accepted_at_the_last_moment_is_served() {
+    let origin = origin().start();
+    let mut proxy = lasting(&origin, "0s", "10s");
+    let mut late = proxy.client("a.test");
+
+    proxy.signal("TERM");
+    proxy.await_log("draining: no longer accepting");
+
+    let answer = late.get("/").expect(200);
+    assert!(answer.head.lists("Connection", "close"), "{:?}", answer.head.raw);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn pods_that_are_replaced_while_it_still_accepts_are_followed() {
+    let (mut old, new) = (origin().always("old").start(), origin().always("new").start());
+    let document = |pod: &Origin| {
+        format!(
+            "entryPoints: {{ web: {{ address: \"127.0.0.1:0\", transport: {{ lifeCycle: {{ \
+             requestAcceptGraceTimeout: 6s }} }} }} }}\nhttp:\n  routers: {{ all: {{ rule: \
+             \"PathPrefix(`/`)\", service: pods }} }}\n  services: {{ pods: {{ loadBalancer: {{ servers: [{{ \
+             url: \"{}\" }}] }} }} }}\n",
+            pod.url()
+        )
+    };
+    let mut proxy = proxy().config(&document(&old)).start();
+    assert_eq!(proxy.get("x", "/").expect(200).text(), "old");
+
+    proxy.signal("TERM");
+    eventually("it is not ready", || proxy.admin_get("/readyz").status == 503);
+    proxy.write_config(&document(&new));
+    old.kill();
+
+    eventually("the new pod answers", || proxy.get("x", "/").text() == "new");
+    assert_eq!(proxy.admin_get("/readyz").status, 503);
+    proxy.signal("TERM");
+    proxy.wait_exit();
+}
+
+#[test]
 fn a_reload_after_sigterm_does_not_bring_it_back() {
     let origin = origin().start();
     let mut proxy = lasting(&origin, "1s", "5s");

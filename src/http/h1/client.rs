@@ -23,6 +23,8 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
 const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 256 * 1024, fields: 512 };
+/// What an unused connection may keep of the buffer it was read into.
+const KEPT: usize = 8 * 1024;
 /// Interim answers before the final one. Each is passed on, so a pod must not send them for ever.
 const MAX_INTERIM: usize = 16;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
@@ -33,6 +35,8 @@ const CONTINUE_WAIT: Millis = 1000;
 pub struct ClientConn {
     io: Io,
     buf: BytesMut,
+    /// Empty; kept for the next head.
+    out: Outgoing,
     read_size: usize,
     /// Requests it has served.
     served: u64,
@@ -97,7 +101,14 @@ pub enum ExchangeCause {
 impl ClientConn {
     /// Takes a connected socket.
     pub fn new(io: Io) -> Box<Self> {
-        Box::new(Self { io, buf: BytesMut::new(), read_size: SMALL_READ, served: 0, idle_since: 0 })
+        Box::new(Self {
+            io,
+            buf: BytesMut::new(),
+            out: Outgoing::default(),
+            read_size: SMALL_READ,
+            served: 0,
+            idle_since: 0,
+        })
     }
 
     /// The socket.
@@ -153,7 +164,8 @@ impl ClientConn {
             return Err(ExchangeError { cause, written: false, reused: false, body: Some(body) });
         }
         let length = body.length();
-        let mut sender = Sender::new(body, wants.expect_continue && length != Length::Empty);
+        let out = std::mem::take(&mut self.out);
+        let mut sender = Sender::new(body, out, wants.expect_continue && length != Length::Empty);
         let extras = RequestExtras { expect_continue: sender.waits_for_continue, upgrade: wants.upgrade };
         encode::request_head(sender.out.text(), head, length, extras);
         let mut scan = HeadScan::default();
@@ -275,6 +287,9 @@ impl ClientConn {
         let bodiless = head.method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = if bodiless { Length::Empty } else { parsed.length };
+        if sender.is_done() && sender.out.is_small() {
+            self.out = std::mem::take(&mut sender.out);
+        }
         let mut response = ResponseBody {
             keep: parsed.keep_alive && length != Length::UntilClose,
             conn: Some(self),
@@ -316,14 +331,14 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(body: Body, waits_for_continue: bool) -> Self {
+    fn new(body: Body, out: Outgoing, waits_for_continue: bool) -> Self {
         let (encoding, finished) = match body.length() {
             Length::Empty => (Encoding::Exact(0), true),
             Length::Exact(bytes) => (Encoding::Exact(bytes), false),
             Length::Chunked | Length::UntilClose => (Encoding::Chunked, false),
         };
         Self {
-            out: Outgoing::default(),
+            out,
             body,
             encoding,
             finished,
@@ -413,7 +428,8 @@ impl Wait {
         match self.0 {
             Some((same, so_far, since)) if same == phase && so_far == written => since,
             _ => {
-                let now = clock::now();
+                // The first wait begins right after the clock was read.
+                let now = if self.0.is_none() { clock::recent() } else { clock::now() };
                 self.0 = Some((phase, written, now));
                 now
             }
@@ -515,8 +531,10 @@ impl ResponseBody {
             && conn.buf.is_empty()
         {
             conn.served += 1;
-            conn.idle_since = clock::now();
-            conn.buf = BytesMut::new();
+            conn.idle_since = clock::recent();
+            if conn.buf.capacity() > KEPT {
+                conn.buf = BytesMut::new();
+            }
             self.home.give_back(conn);
         }
     }

@@ -15,6 +15,8 @@ use crate::http::head::RequestHead;
 
 /// Pieces up to this size are copied behind what waits already, so that they leave in one write.
 const COPY_UP_TO: usize = 2048;
+/// What an idle connection may keep for its next head.
+const KEPT: usize = 1024;
 /// When so much waits, it is written before more is taken.
 const ENOUGH: usize = 16 * 1024;
 
@@ -40,6 +42,11 @@ impl Outgoing {
     /// Whether another piece may be added before a write.
     pub fn takes_more(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.text.len() < ENOUGH
+    }
+
+    /// Whether it is empty and so small that an idle connection may keep it for the next head.
+    pub fn is_small(&self) -> bool {
+        self.is_empty() && self.text.capacity() <= KEPT
     }
 
     /// Adds a piece of content; only while [`Self::takes_more`].

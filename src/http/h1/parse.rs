@@ -3,6 +3,7 @@
 //! Pure: bytes in, heads or a refusal out. Field values share the buffer they came in.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,7 +12,7 @@ use memchr::memchr;
 use smallvec::SmallVec;
 
 use super::framing::Length;
-use crate::http::authority::Authority;
+use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
@@ -100,7 +101,9 @@ pub enum Leniency {
 #[derive(Debug)]
 pub struct ParsedRequest {
     /// Free of framing and hop-by-hop fields, except those that `Connection` merely named.
-    pub head: RequestHead,
+    pub head: Box<RequestHead>,
+    /// Its authority, taken apart.
+    pub authority: Rc<Checked>,
     /// How its body is delimited.
     pub length: Length,
     /// Whether the client wants the connection kept.
@@ -130,11 +133,15 @@ pub fn begins_request(byte: u8) -> bool {
     is_token_byte(byte) || byte == b'\r'
 }
 
-/// Reads a whole request head, the empty line included.
+/// Reads a whole request head, the empty line included. `known` is an authority that was checked before.
 ///
 /// # Errors
 /// Everything that RFC 9112 forbids senders; see [`ProxyError::status`] for what each becomes.
-pub fn request(head: Bytes, limits: &HeadLimits) -> Result<ParsedRequest, ProxyError> {
+pub fn request(
+    head: Bytes,
+    limits: &HeadLimits,
+    known: Option<&Rc<Checked>>,
+) -> Result<ParsedRequest, ProxyError> {
     let mut lines = Lines { bytes: &head, at: 0 };
     let line = lines.next_line().ok_or(ProxyError::BadRequest("empty head"))?;
     let start = request_line(&head, line)?;
@@ -151,16 +158,14 @@ pub fn request(head: Bytes, limits: &HeadLimits) -> Result<ParsedRequest, ProxyE
         return Err(ProxyError::BadRequest("missing Host field"));
     }
     let host = host.unwrap_or_default();
-    if http_11 || !host.as_bytes().is_empty() {
-        Authority::parse(host.as_str()).map_err(ProxyError::BadRequest)?;
-    }
     let authority = match start.authority {
         // The target decides, whatever `Host` says (RFC 9112 §3.2.2).
         Some(target) => {
-            Authority::parse(target.as_str()).map_err(ProxyError::BadRequest)?;
-            target
+            // It must be right all the same.
+            check_authority(host, http_11, known)?;
+            check_authority(target, true, known)?
         }
-        None => host,
+        None => check_authority(host, http_11, known)?,
     };
 
     let length = match (coding, length) {
@@ -185,20 +190,36 @@ pub fn request(head: Bytes, limits: &HeadLimits) -> Result<ParsedRequest, ProxyE
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     Ok(ParsedRequest {
-        head: RequestHead {
+        head: Box::new(RequestHead {
             method: start.method,
             path: start.path,
             query: start.query,
-            authority,
+            authority: authority.text.clone(),
             version: start.version,
             headers,
-        },
+        }),
+        authority,
         length,
         keep_alive,
         expects_continue: expects_continue && length != Length::Empty,
         upgrade: upgrade.filter(|_| connection.upgrade && http_11),
         named: connection.named,
     })
+}
+
+fn check_authority(
+    text: Text,
+    required: bool,
+    known: Option<&Rc<Checked>>,
+) -> Result<Rc<Checked>, ProxyError> {
+    if let Some(known) = known.filter(|known| known.text == text) {
+        return Ok(Rc::clone(known));
+    }
+    if text.as_bytes().is_empty() && !required {
+        return Ok(Rc::default());
+    }
+    // The connection keeps it beyond this request, whose whole head a slice would keep too.
+    Checked::parse(Text::copy_from(text.as_str())).map(Rc::new).map_err(ProxyError::BadRequest)
 }
 
 /// A response as it came, with what only the connection needs to know.
@@ -267,7 +288,8 @@ pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<HeaderMap, &'static
     let mut lines = Lines { bytes: &block, at: 0 };
     let mut headers = HeaderMap::new();
     while let Some(line) = lines.next_line() {
-        let (name, value) = field(&block, line)?;
+        let (name, value) = split_field(&block, line)?;
+        let value = field_value(block.slice(value))?;
         if headers.len() >= limits.fields {
             return Err("too many trailer fields");
         }
@@ -477,20 +499,21 @@ impl Fields {
             if count > limits.fields {
                 return Err(ProxyError::HeadTooLarge { limit: limits.fields, unit: "fields" });
             }
-            let (name, value) = field(head, line).map_err(ProxyError::BadRequest)?;
-            self.take(name, value)?;
+            let (name, value) = split_field(head, line).map_err(ProxyError::BadRequest)?;
+            let value = head.slice(value);
+            if name == header::HOST {
+                self.hosts += 1;
+                self.host = Some(Text::from_bytes(value).ok_or(ProxyError::BadRequest("malformed Host"))?);
+                continue;
+            }
+            self.take(name, field_value(value).map_err(ProxyError::BadRequest)?)?;
         }
         Ok(())
     }
 
-    /// Sorts one field: what is about the connection or the framing stays here.
+    /// Sorts one field other than `Host`: what is about the connection or the framing stays here.
     fn take(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), ProxyError> {
         match name {
-            header::HOST => {
-                self.hosts += 1;
-                let bytes = Bytes::copy_from_slice(value.as_bytes());
-                self.host = Some(Text::from_bytes(bytes).ok_or(ProxyError::BadRequest("malformed Host"))?);
-            }
             header::CONTENT_LENGTH => {
                 if self.length.is_some() {
                     return Err(ProxyError::BadRequest("more than one Content-Length"));
@@ -583,7 +606,7 @@ fn coding(value: &[u8]) -> Coding {
     }
 }
 
-fn field(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue), &'static str> {
+fn split_field(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, Range<usize>), &'static str> {
     let bytes = &head[line.clone()];
     if matches!(bytes[0], b' ' | b'\t') {
         return Err("folded field line");
@@ -602,10 +625,12 @@ fn field(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue), 
     while end > start && matches!(bytes[end - 1], b' ' | b'\t') {
         end -= 1;
     }
-    let value = head.slice(line.start + start..line.start + end);
-    // Refuses every control byte but the tab, CR and NUL among them.
-    let value = HeaderValue::from_maybe_shared(value).map_err(|_| "control byte in a field value")?;
-    Ok((name, value))
+    Ok((name, line.start + start..line.start + end))
+}
+
+/// Refuses every control byte but the tab, CR and NUL among them.
+fn field_value(value: Bytes) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_maybe_shared(value).map_err(|_| "control byte in a field value")
 }
 
 /// `tchar` of RFC 9110 §5.6.2.
@@ -644,7 +669,7 @@ mod tests {
     fn parse(head: &str) -> Result<ParsedRequest, ProxyError> {
         let bytes = Bytes::copy_from_slice(head.as_bytes());
         let end = HeadScan::default().find_end(&bytes, &LIMITS, Leniency::None)?.expect("a whole head");
-        request(bytes.slice(..end), &LIMITS)
+        request(bytes.slice(..end), &LIMITS, None)
     }
 
     fn refused(head: &str) -> u16 {
@@ -763,7 +788,7 @@ mod tests {
     #[test]
     fn bytes_above_ascii_in_the_target_are_escaped() {
         let mut head = b"GET /caf\xc3\xa9?\xff HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
-        let parsed = request(Bytes::from(std::mem::take(&mut head)), &LIMITS).unwrap();
+        let parsed = request(Bytes::from(std::mem::take(&mut head)), &LIMITS, None).unwrap();
         assert_eq!(parsed.head.path.as_str(), "/caf%C3%A9");
         assert_eq!(parsed.head.query.unwrap().as_str(), "%FF");
     }

@@ -16,8 +16,9 @@ use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
 use super::memory::{HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
-use crate::common::clock::Millis;
+use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
+use crate::http::authority::Checked;
 use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
@@ -46,12 +47,16 @@ struct State {
     skipped: usize,
     decoder: Decoder,
     length: Length,
+    /// Of the last request; most connections know only one.
+    authority: Option<Rc<Checked>>,
     /// The client waits for `100 Continue`.
     owes_continue: bool,
     /// When the whole body must have come.
     body_deadline: Millis,
     /// How long nothing of the body may come, in milliseconds.
     body_idle: Millis,
+    /// Since when nothing of it has come.
+    body_waits_since: Option<Millis>,
     read_size: usize,
     half_closed: bool,
     /// The request's body cannot be read to its end.
@@ -66,7 +71,7 @@ struct State {
 #[derive(Debug)]
 pub enum Incoming {
     /// A request.
-    Request(Box<ParsedRequest>),
+    Request(ParsedRequest),
     /// The client closed before it sent a byte of another request.
     Closed,
 }
@@ -131,9 +136,11 @@ impl ServerConn {
                 skipped: 0,
                 decoder: Decoder::new(Length::Empty),
                 length: Length::Empty,
+                authority: None,
                 owes_continue: false,
                 body_deadline: Millis::MAX,
                 body_idle: 0,
+                body_waits_since: None,
                 read_size: SMALL_READ,
                 half_closed: false,
                 body_failed: false,
@@ -207,12 +214,13 @@ impl ServerConn {
                     state.bytes_in = 0;
                     state.bytes_out = 0;
                     state.body_failed = false;
-                    let parsed = parse::request(head, limits)?;
+                    let parsed = parse::request(head, limits, state.authority.as_ref())?;
+                    state.authority = Some(Rc::clone(&parsed.authority));
                     state.decoder = Decoder::new(parsed.length);
                     state.length = parsed.length;
                     state.owes_continue = parsed.expects_continue;
                     state.read_size = SMALL_READ;
-                    return Poll::Ready(Ok(Incoming::Request(Box::new(parsed))));
+                    return Poll::Ready(Ok(Incoming::Request(parsed)));
                 }
                 let len = state.buf.len();
                 if self.io.poll_readable(cx).is_pending() {
@@ -246,6 +254,7 @@ impl ServerConn {
         let mut state = self.state.borrow_mut();
         state.body_deadline = deadline;
         state.body_idle = idle;
+        state.body_waits_since = None;
         match state.length {
             Length::Empty => Body::Empty,
             length => {
@@ -467,7 +476,12 @@ impl ServerConn {
         })
         .await;
         slot.clear();
-        self.state.borrow_mut().bytes_out += content;
+        let mut state = self.state.borrow_mut();
+        state.bytes_out += content;
+        if out.is_small() {
+            state.out = out;
+        }
+        drop(state);
         result.map(|()| must_close)
     }
 
@@ -567,12 +581,15 @@ impl ServerConn {
                     state.half_closed = true;
                     return Poll::Ready(Some(Err(BodyError::ClientGone)));
                 }
-                Poll::Ready(Ok(read)) => state.read_size = next_read_size(state.read_size, read),
+                Poll::Ready(Ok(read)) => {
+                    state.body_waits_since = None;
+                    state.read_size = next_read_size(state.read_size, read);
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
                 Poll::Pending => {
                     let idle = match state.body_idle {
                         0 => Millis::MAX,
-                        idle => crate::common::clock::now() + idle,
+                        idle => state.body_waits_since.get_or_insert_with(clock::now).saturating_add(idle),
                     };
                     ready!(self.body_slot.poll_at(cx, state.body_deadline.min(idle)));
                     return Poll::Ready(Some(Err(BodyError::ClientTimeout)));
@@ -614,7 +631,7 @@ impl Wait {
     }
 
     fn at(&mut self, idle: Millis) -> Millis {
-        let since = *self.since.get_or_insert_with(crate::common::clock::now);
+        let since = *self.since.get_or_insert_with(clock::now);
         if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
     }
 }
