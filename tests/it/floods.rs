@@ -41,7 +41,6 @@ fn many_giant_heads_at_once_are_refused_rather_than_held() {
     proxy.get("a.test", "/").expect(200);
     eventually("the refused are counted", || {
         proxy.metric("sluicegate_refusals_total{code=\"overloaded\"}") > 0.0
-            || proxy.metric("sluicegate_errors_total{code=\"overloaded\"}") > 0.0
     });
     drop(clients);
     eventually("the room is free again", || {
@@ -76,12 +75,20 @@ fn slow_heads_and_idle_connections_cost_little_each() {
 
 #[test]
 fn slow_readers_of_big_answers_share_what_is_read_for_them() {
-    let origin = origin().on("/big", |_, peer| peer.respond("200 OK", &[], vec![b'x'; 8_000_000])).start();
+    let origin = origin()
+        .on("/big", |_, peer| {
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n");
+            let part = vec![b'x'; 50_000];
+            for _ in 0..200 {
+                peer.write(&part);
+            }
+        })
+        .start();
     let proxy = proxy().all_to(&origin).start();
     proxy.get("a.test", "/").expect(200);
     let before = proxy.resident();
 
-    let clients: Vec<_> = (0..300)
+    let clients: Vec<_> = (0..150)
         .map(|_| {
             let mut client = connect(proxy.address("web"));
             client.write_all(b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n").expect("taken");
@@ -89,7 +96,7 @@ fn slow_readers_of_big_answers_share_what_is_read_for_them() {
         })
         .collect();
 
-    eventually("all have begun", || origin.hits() > 300);
+    eventually("all have begun", || origin.hits() > 150);
     proxy.get("a.test", "/").expect(200);
     assert_grown_less(&proxy, before, GROWTH);
     drop(clients);
