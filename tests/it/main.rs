@@ -8,6 +8,7 @@ mod access_log;
 mod admin;
 mod basic;
 mod cli;
+mod floods;
 mod forwarded;
 mod framing;
 mod middlewares;

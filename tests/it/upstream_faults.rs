@@ -599,3 +599,190 @@ fn a_client_that_goes_away_in_the_middle_of_its_body_leaves_no_whole_request() {
     assert_eq!(origin.hits(), 0, "{:?}", origin.received());
     proxy.get("a.test", "/good").expect(200);
 }
+
+#[test]
+fn an_end_at_any_moment_is_502_or_a_cut_and_hurts_nobody_else() {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
+    for reset in [false, true] {
+        let mut builder = origin();
+        for cut in 0..ANSWER.len() {
+            builder = builder.on(&format!("/{cut}"), move |_, peer| {
+                peer.write(&ANSWER[..cut]);
+                if reset { peer.reset() } else { peer.close() }
+            });
+        }
+        let origin = builder.get("/good", "good").start();
+        let proxy = proxy().all_to(&origin).start();
+        for cut in 0..ANSWER.len() {
+            let mut client = proxy.client("a.test");
+            client.send_request("POST", &format!("/{cut}"), &[], b"x");
+            match client.try_response("POST") {
+                Ok(answer) => assert_eq!(answer.status, 502, "cut at {cut}, reset {reset}"),
+                Err(Failure::Closed(_) | Failure::Reset(_)) => {}
+                Err(other) => panic!("cut at {cut}, reset {reset}: {other}"),
+            }
+            if cut % 8 == 0 {
+                assert_eq!(proxy.get("a.test", "/good").expect(200).text(), "good");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_came_before_its_request_reaches_no_second_client() {
+    let origin = origin()
+        .connection(|peer| {
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+            while let Ok(request) = peer.read_request() {
+                peer.respond("200 OK", &[], request.target);
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+
+    for index in 0..20 {
+        let answer = proxy.client("a.test").post(&format!("/{index}"), "x");
+        if answer.status == 200 {
+            // The pod was slow enough for its first word to look like an answer; it has had its one use.
+            assert_eq!(answer.text(), "early");
+        } else {
+            assert_bad_gateway(&answer);
+        }
+        // Its true answer finds the connection in the pool.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_byte_by_byte_arrives_whole() {
+    let origin = origin()
+        .on("/", |_, peer| {
+            for byte in
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
+            {
+                peer.write([*byte]);
+                peer.pause(Duration::from_millis(2));
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    let mut client = proxy.client("a.test");
+
+    for _ in 0..2 {
+        let answer = client.get("/").expect(200);
+        assert_eq!((answer.text().as_str(), answer.trailers.len()), ("hello", 1));
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn an_answer_in_the_middle_of_an_upload_reaches_the_client() {
+    for (fields, close) in [("", false), ("Connection: close\r\n", true)] {
+        let origin = origin()
+            .connection(move |peer| {
+                if peer.read_head().is_ok() {
+                    peer.write(format!(
+                        "HTTP/1.1 413 Content Too Large\r\n{fields}Content-Length: 3\r\n\r\nbig"
+                    ));
+                    if close {
+                        peer.pause(Duration::from_millis(50));
+                    } else {
+                        peer.hang();
+                    }
+                }
+            })
+            .start();
+        let proxy = proxy().all_to(&origin).start();
+        let mut client = proxy.client("a.test");
+        let head = client.head("POST", "/", &[("Content-Length", "50000000")]);
+        client.send(head);
+        client.try_send(vec![b'x'; 100_000]);
+
+        let answer = client.response().expect(413);
+
+        assert_eq!(answer.text(), "big");
+        assert!(answer.head.lists("Connection", "close"), "{:?}", answer.head.raw);
+        eventually("the upload is let go", || origin.open_connections() == 0);
+    }
+}
+
+#[test]
+fn a_big_body_flows_both_ways_at_once() {
+    const CHUNK: usize = 64 * 1024;
+    const CHUNKS: usize = 160;
+    let origin = origin()
+        .connection(|peer| {
+            while peer.read_head().is_ok() {
+                peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                // Each piece is sent back before the next is read.
+                for _ in 0..CHUNKS * CHUNK / 1024 {
+                    let Ok(piece) = peer.read_exactly(1024) else { return };
+                    peer.chunk(piece);
+                }
+                peer.chunk("");
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+
+    for _ in 0..2 {
+        // An answer that begins before the request has ended says that it closes.
+        let mut client = proxy.client("a.test");
+        let length = (CHUNK * CHUNKS).to_string();
+        let head = client.head("POST", "/", &[("Content-Length", &length)]);
+        client.send(head);
+        let mut writer = client.twin();
+        let writing = std::thread::spawn(move || {
+            for number in 0..CHUNKS {
+                std::io::Write::write_all(&mut writer, &vec![number as u8; CHUNK]).expect("taken");
+            }
+        });
+        let answer = client.response().expect(200);
+        writing.join().expect("no panic");
+        assert_eq!(answer.body.len(), CHUNK * CHUNKS);
+        assert!(answer.body.chunks(CHUNK).enumerate().all(|(n, part)| part.iter().all(|b| *b == n as u8)));
+    }
+}
+
+#[test]
+fn the_body_waits_for_100_and_for_nothing_else() {
+    let origin = origin()
+        .connection(|peer| {
+            while let Ok(head) = peer.read_head() {
+                match head.word(1) {
+                    "/refused" => peer.respond("417 Expectation Failed", &[("Connection", "close")], ""),
+                    "/hints" => {
+                        peer.write("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+                        peer.pause(Duration::from_millis(100));
+                        peer.respond("403 Forbidden", &[("Connection", "close")], "");
+                    }
+                    _ => {
+                        peer.write("HTTP/1.1 100 Continue\r\n\r\n");
+                        let Ok(content) = peer.read_content(&head) else { return };
+                        peer.respond("200 OK", &[], content.bytes);
+                        continue;
+                    }
+                }
+                return;
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    let ask = |target: &str| {
+        let mut client = proxy.client("a.test");
+        let fields = [("Content-Length", "5"), ("Expect", "100-continue")];
+        let head = client.head("POST", target, &fields);
+        client.send(head);
+        client
+    };
+
+    let answer = ask("/refused").response().expect(417);
+    assert!(answer.interim.is_empty(), "{:?}", answer.interim);
+    let answer = ask("/hints").response().expect(403);
+    let words: Vec<_> = answer.interim.iter().map(|head| head.word(1).to_owned()).collect();
+    assert_eq!(words, ["103"], "the body was asked for before the pod had asked");
+    let mut client = ask("/");
+    client.send("hello");
+    let answer = client.response().expect(200);
+    assert_eq!((answer.text().as_str(), answer.interim.len()), ("hello", 1));
+}

@@ -229,7 +229,8 @@ fn check_authority(
     if text.as_bytes().is_empty() && !required {
         return Ok(Rc::default());
     }
-    Checked::parse(text).map(Rc::new).map_err(ProxyError::BadRequest)
+    // The connection keeps it beyond this request, whose whole head a slice would keep too.
+    Checked::parse(Text::copy_from(text.as_str())).map(Rc::new).map_err(ProxyError::BadRequest)
 }
 
 fn announce(trailers: Vec<HeaderValue>, length: Length, headers: &mut HeaderMap) {

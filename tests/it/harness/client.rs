@@ -77,6 +77,11 @@ impl Client {
         self.wire.stream().local_addr().expect("a connected socket")
     }
 
+    /// The same connection, to write from another thread.
+    pub fn twin(&self) -> TcpStream {
+        self.wire.stream().try_clone().expect("a descriptor")
+    }
+
     /// Sends exactly these bytes.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {

@@ -297,6 +297,14 @@ impl Proxy {
         self.metric("sluicegate_config_reloads_total{outcome=\"refused\"}") as u64
     }
 
+    /// Memory that the process holds, in kB.
+    #[track_caller]
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// The directory in which the process runs, where its file is.
     pub fn dir(&self) -> &Path {
         self.dir.path()
