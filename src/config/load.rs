@@ -331,7 +331,13 @@ impl Reading<'_> {
                 files.insert(self.base.join(name));
             }
             if let Some(name) = file.directory.as_deref().filter(|name| !name.is_empty()) {
-                self.list(&self.base.join(name), &mut files);
+                let directory = self.base.join(name);
+                self.list(&directory, &mut files);
+                // What is gone between the listing and now was removed; when the directory itself is
+                // gone, that is for `list` to judge.
+                if directory.is_dir() {
+                    files.retain(|file| !file.starts_with(&directory) || file.exists());
+                }
             }
             let main = std::fs::canonicalize(&self.loader.main).ok();
             files.retain(|file| main.is_none() || std::fs::canonicalize(file).ok() != main);
@@ -459,6 +465,8 @@ impl Reading<'_> {
             |message: String| Problem::error(&ConfigPath::of(&["providers", "file", "directory"]), message);
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
+            // It was there a moment ago, and its files go with it.
+            Err(error) if depth > 0 && error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
                 let message = format!("cannot read directory {}: {error}", directory.display());
                 problems.push(problem(message));
