@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,6 +24,7 @@ pub enum Until {
 /// # Errors
 /// It could not start; see [`StartError`].
 pub fn run(config: &Path, until: Until, ready: impl FnOnce()) -> Result<(), StartError> {
+    raise_file_limit();
     // Two threads: a slow file system or resolver must not keep probes from being answered.
     let runtime =
         Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
@@ -58,6 +60,15 @@ pub fn run(config: &Path, until: Until, ready: impl FnOnce()) -> Result<(), Star
     })
 }
 
+/// Takes as many file descriptors as may be had: each connection is one on either side, and the usual soft
+/// limit of 1,024 was made for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Refused, the limit stays as it is; `process_max_fds` shows it.
+    let _ = setrlimit(Resource::Nofile, wanted);
+}
+
 struct Signals {
     hangup: Signal,
     user_1: Signal,
@@ -73,5 +84,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_on_files_becomes_the_hard_one() {
+        raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
@@ -20,6 +20,8 @@ use crate::snapshot::ListenerId;
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While that goes on, it is said so often.
+const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 
 /// An address that is ours, though nobody listens yet: connections to it go on to the socket that this one
 /// may replace, and none is lost if the document is refused after all.
@@ -200,6 +202,7 @@ pub async fn accept(
     admissions: Arc<Admissions>,
     cores: Arc<Cores>,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
         // A core registers the socket with its own reactor.
         match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
@@ -207,7 +210,11 @@ pub async fn accept(
             // The client was gone before we came.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted for the moment");
+                let now = Instant::now();
+                if warned.is_none_or(|at| now > at + ACCEPT_WARNING) {
+                    warned = Some(now);
+                    tracing::warn!(%error, "no connection can be accepted for the moment");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
