@@ -11,3 +11,4 @@ pub mod io;
 pub mod memory;
 pub mod parse;
 pub mod server;
+mod splice;
