@@ -20,6 +20,7 @@ use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
@@ -62,7 +63,10 @@ pub async fn forward<'a>(
         )
         .await
         {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                memory::keep_fields(std::mem::take(&mut head.headers));
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
         exchange.in_flight = None;
