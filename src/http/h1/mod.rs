@@ -11,3 +11,4 @@ pub mod io;
 mod memory;
 pub mod parse;
 pub mod server;
+mod tls;
