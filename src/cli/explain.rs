@@ -233,6 +233,7 @@ fn kind(link: &Link) -> &'static str {
         Link::Edit(Edit::IpAllowList(_)) => "ipAllowList",
         Link::Edit(Edit::InFlightReq(_)) => "inFlightReq",
         Link::Edit(Edit::RateLimit(_)) => "rateLimit",
+        Link::Edit(Edit::RedirectScheme(_)) => "redirectScheme",
         Link::Around(Around::Retry(_)) => "retry",
     }
 }
