@@ -355,11 +355,8 @@ impl Reading<'_> {
             secrets: BTreeSet::new(),
         };
         let providers = part.config.providers.clone();
-        document.config = DocumentConfig {
-            http: HttpConfig::default(),
-            tls: TlsConfig::default(),
-            ..part.config.clone()
-        };
+        document.config =
+            DocumentConfig { http: HttpConfig::default(), tls: TlsConfig::default(), ..part.config.clone() };
         self.merge(&mut document, part);
         if let Some(file) = &providers.file {
             let mut files = BTreeSet::new();

@@ -118,7 +118,8 @@ impl<'a> TlsCompiler<'a> {
         let store = Arc::new(CertStore::new(&pairs, &default));
         let own = TlsOptionsConfig::default();
         let implied = (!tls.options.contains_key(DEFAULT)).then_some((DEFAULT, &own));
-        for (name, config) in tls.options.iter().map(|(name, config)| (name.as_str(), config)).chain(implied) {
+        for (name, config) in tls.options.iter().map(|(name, config)| (name.as_str(), config)).chain(implied)
+        {
             let at = at.key("options").key(name);
             let Some(options) = self.options(config, &at, problems) else { continue };
             let previous = self.previous.and_then(|previous| previous.options.get(name));
@@ -329,9 +330,8 @@ fn authorities(
 ) -> Vec<CertificateDer<'static>> {
     let mut all = Vec::new();
     for (index, file) in files.iter().enumerate() {
-        let read = file
-            .read()
-            .and_then(|bytes| pair::certificates(&bytes).map_err(|error| named(file, &error)));
+        let read =
+            file.read().and_then(|bytes| pair::certificates(&bytes).map_err(|error| named(file, &error)));
         match read {
             Ok(certificates) => all.extend(certificates),
             Err(error) => problems.error(&at.index(index), error),
@@ -366,11 +366,7 @@ fn versions(
 }
 
 /// What a list of words means, or a problem for each that means nothing.
-fn words<T>(
-    read: Result<T, Vec<(usize, Refused)>>,
-    at: &ConfigPath,
-    problems: &mut Problems,
-) -> Option<T> {
+fn words<T>(read: Result<T, Vec<(usize, Refused)>>, at: &ConfigPath, problems: &mut Problems) -> Option<T> {
     match read {
         Ok(value) => Some(value),
         Err(bad) => {

@@ -7,20 +7,17 @@ use rustls::Connection;
 use super::pair;
 use super::server::OptionSet;
 use super::words::{suite_name, version_name};
+use crate::telemetry::access_log::TlsPart;
 
 /// What was agreed on.
 #[derive(Debug)]
 pub struct TlsSession {
     /// The name the client asked for, in lower case.
     pub name: Option<Box<str>>,
-    /// The options that name had.
+    /// Name of the options that it got.
     pub options: Arc<str>,
-    /// As Traefik's access log has it: `1.3`.
-    pub version: &'static str,
-    /// As Traefik's access log has it.
-    pub cipher: Box<str>,
-    /// Of the certificate that the client showed.
-    pub client_subject: Option<Box<str>>,
+    /// For the log.
+    pub logged: Arc<TlsPart>,
     /// Whether it is the continuation of an earlier one.
     pub resumed: bool,
 }
@@ -29,9 +26,7 @@ impl TlsSession {
     /// Reads it off a connection whose handshake is done.
     pub fn of(connection: &Connection, name: Option<Box<str>>, options: &OptionSet) -> Self {
         let client = connection.peer_certificates().and_then(|chain| chain.first());
-        Self {
-            name,
-            options: Arc::clone(&options.name),
+        let logged = TlsPart {
             version: connection.protocol_version().map_or("unknown", version_name),
             cipher: connection
                 .negotiated_cipher_suite()
@@ -39,6 +34,11 @@ impl TlsSession {
                 .unwrap_or_default()
                 .into(),
             client_subject: client.and_then(|client| pair::subject(client)).map(Into::into),
+        };
+        Self {
+            name,
+            options: Arc::clone(&options.name),
+            logged: Arc::new(logged),
             resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         }
     }

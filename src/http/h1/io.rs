@@ -151,7 +151,10 @@ impl Io {
         let mut stream = self.stream.borrow_mut();
         let tcp = match &mut *stream {
             Stream::Tcp(tcp) => tcp,
-            Stream::Tls(tls) => tls.tcp(),
+            Stream::Tls(tls) => {
+                tls.cut();
+                tls.tcp()
+            }
         };
         // Fails only when the connection is gone already.
         let _ = tcp.set_zero_linger();

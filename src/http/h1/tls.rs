@@ -223,6 +223,11 @@ impl TlsStream {
         self.end.as_ref().map(End::result)
     }
 
+    /// No [`Self::close_notify`] any more: what was sent is not whole.
+    pub(super) fn cut(&mut self) {
+        self.notified = true;
+    }
+
     /// Ends our direction; whether the socket has taken that.
     pub(super) fn close_notify(&mut self) -> bool {
         if !self.notified {

@@ -16,8 +16,8 @@ use crate::http::error::{Fault, ProxyError};
 use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, LimitDecision, MethodLabel, MiddlewareLabel,
-    Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, LimitDecision, MethodLabel,
+    MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,

@@ -108,8 +108,22 @@ labels! {
         Refused => "refused",
         /// Reading or writing failed.
         Failed => "failed",
+        /// The TLS handshake failed.
+        Handshake => "handshake",
         /// The upstream's side ended it: a cut response, or the end of a tunnel.
         Upstream => "upstream",
+    }
+}
+
+impl CloseReason {
+    /// Whether everything that the client got is whole.
+    pub fn is_clean(self) -> bool {
+        match self {
+            Self::Client | Self::Answered | Self::Idle | Self::Aged | Self::Malformed | Self::Drained => true,
+            Self::Timeout | Self::Cut | Self::Refused | Self::Failed | Self::Handshake | Self::Upstream => {
+                false
+            }
+        }
     }
 }
 

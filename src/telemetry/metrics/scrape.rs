@@ -199,6 +199,9 @@ impl Metrics {
         self.configuration(&mut page, &settings);
         self.access_log_lines(&mut page);
         for (metric, source) in self.sources.lock().iter() {
+            if metric.name.starts_with("traefik_") && !settings.traefik_names {
+                continue;
+            }
             page.family(metric);
             for sample in source() {
                 let labels: Vec<_> =
