@@ -5,14 +5,15 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use super::splice::Pipe;
 use super::tls::TlsStream;
 
 /// One connection's bytes.
@@ -81,6 +82,45 @@ impl Io {
             Stream::Tcp(tcp) => poll_read_buf(Pin::new(tcp), cx, buf),
             Stream::Tls(tls) => tls.poll_read(cx, buf),
         }
+    }
+
+    /// Moves what has come, at most `most` bytes, into an empty pipe; 0 means the other side has closed. Only
+    /// where [`Self::can_splice`].
+    pub(super) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: u64,
+    ) -> Poll<io::Result<usize>> {
+        let Stream::Tcp(tcp) = &*self.stream.borrow() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(tcp.poll_read_ready(cx))?;
+            match tcp.try_io(Interest::READABLE, || pipe.fill(tcp, most)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Moves what a pipe holds, or some of it, out. Only where [`Self::can_splice`].
+    pub(super) fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let Stream::Tcp(tcp) = &*self.stream.borrow() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            match tcp.try_io(Interest::WRITABLE, || pipe.drain(tcp)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Whether the kernel can move its bytes by itself.
+    pub(super) fn can_splice(&self) -> bool {
+        matches!(&*self.stream.borrow(), Stream::Tcp(_))
     }
 
     /// Writes some of `slices`; what it says was written is with the kernel.

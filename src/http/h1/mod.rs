@@ -11,4 +11,5 @@ pub mod io;
 pub mod memory;
 pub mod parse;
 pub mod server;
+mod splice;
 mod tls;
