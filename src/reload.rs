@@ -171,6 +171,7 @@ impl Reloader {
             services: BTreeMap::new(),
             memory: crate::http::h1::memory::Budgets::default(),
             stores: crate::limit::Stores::new(),
+            tls: crate::snapshot::tls::Tls::default(),
         };
         let shared = Arc::new(Shared {
             snapshot: Live::new(empty),

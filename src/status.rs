@@ -18,7 +18,7 @@ use crate::config::render;
 use crate::endpoint::health;
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
-use crate::telemetry::metrics::{EndpointState, Metrics};
+use crate::telemetry::metrics::{EndpointState, Metrics, Sample, declared};
 
 /// The state that operators see.
 pub struct Status {
@@ -49,7 +49,16 @@ impl Status {
     pub fn attach(&self, shared: &Arc<Shared>) {
         *self.shared.lock() = Some(Arc::clone(shared));
         let shared = Arc::clone(shared);
+        let certificates = [Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared)];
         self.metrics.endpoints_from(move || endpoint_states(&shared));
+        let [ours, traefiks, stale] = certificates;
+        self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
+        self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
+        self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
+            let snapshot = stale.snapshot.load();
+            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            vec![Sample { labels: Vec::new(), value: count as f64 }]
+        });
     }
 
     /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
@@ -117,6 +126,24 @@ impl AdminView for Status {
     fn options(&self) -> AdminOptions {
         self.options.lock().clone()
     }
+}
+
+/// When each certificate in use expires, by what Traefik calls it.
+fn expiries(shared: &Shared) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let mut seen = std::collections::BTreeSet::new();
+    let states = snapshot.tls.certificates.iter().map(|state| &state.facts);
+    states
+        .filter(|facts| seen.insert((facts.serial.clone(), facts.names.join(","))))
+        .map(|facts| Sample {
+            labels: vec![
+                ("cn", facts.common_name.clone()),
+                ("serial", facts.serial.clone()),
+                ("sans", facts.names.join(",")),
+            ],
+            value: facts.not_after as f64,
+        })
+        .collect()
 }
 
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {

@@ -24,7 +24,7 @@ use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::{self, PoolLimits};
+use crate::upstream::PoolLimits;
 
 /// Answers a request from a service.
 ///
@@ -90,6 +90,7 @@ pub async fn forward<'a>(
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
+                ProxyError::UpstreamTls { .. } => RetryReason::Tls,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
                 _ => return Err(failure.error),
@@ -209,7 +210,7 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    let pool = core.pools.of(endpoint, service.label, limits);
+    let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
     // What cannot be sent again deserves a look at the socket itself.
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
     let pooled = if fresh_only { None } else { pool.take(!repeatable) };
@@ -221,7 +222,8 @@ async fn attempt(
         None => {
             let until =
                 exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
-            match upstream::connect(endpoint, exchange.slot, until).await {
+            let handshake = transport.tls_handshake_timeout;
+            match pool.connect(exchange.slot, until, handshake, exchange.deadline).await {
                 Ok(conn) => {
                     core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
                     core.trust(endpoint.id());
@@ -232,6 +234,7 @@ async fn attempt(
                         ProxyError::ConnectTimeout { .. } => {
                             (ConnectOutcome::TimedOut, Suspicion::Unreachable)
                         }
+                        ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
                         _ => (ConnectOutcome::Failed, Suspicion::Refused),
                     };
                     core.metrics.upstream_connect(service.label, outcome);
