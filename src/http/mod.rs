@@ -8,6 +8,7 @@ pub mod client_ip;
 pub mod error;
 pub mod forwarded;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod path;
 pub mod text;

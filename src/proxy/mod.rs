@@ -3,6 +3,7 @@
 pub mod core;
 pub mod exchange;
 mod forward;
+pub mod grpc;
 pub mod respond;
 mod retry;
 pub mod serve;

@@ -16,8 +16,8 @@ use crate::http::error::{Fault, ProxyError};
 use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, LimitDecision, MethodLabel,
-    MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, Http2Flood, Http2Reset,
+    LimitDecision, MethodLabel, MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -44,6 +44,8 @@ pub(super) enum Figure {
     LostNonIdempotent,
     Limit,
     Timeout,
+    Http2Flood,
+    Http2Reset,
 }
 
 /// Figure, number of the name, number of the enum's value.
@@ -188,6 +190,16 @@ impl CoreMetrics {
     /// Counts a deadline that fired; once, where it fires, whether or not another attempt follows.
     pub fn timed_out(&self, kind: TimeoutKind) {
         self.small((Figure::Timeout, 0, kind as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a connection of HTTP/2 that went over a bound and was ended.
+    pub fn http2_flood(&self, entry_point: EntryPointLabel, flood: Http2Flood) {
+        self.small((Figure::Http2Flood, entry_point.0, flood as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a stream of HTTP/2 that was reset by the proxy.
+    pub fn http2_reset(&self, entry_point: EntryPointLabel, code: Http2Reset) {
+        self.small((Figure::Http2Reset, entry_point.0, code as u8), |cell| cell.add(1));
     }
 
     fn small(&self, key: SmallKey, write: impl FnOnce(&Cell)) {
