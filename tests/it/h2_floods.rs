@@ -56,7 +56,7 @@ fn every_flood_ends_its_connection_and_good_clients_are_served_meanwhile() {
     let floods: &[(&str, u32, Next<'_>)] = &[
         ("resets", 20_000, &|n| [get(stream(n)), reset(stream(n))].concat()),
         ("local_resets", 20_000, &|n| {
-            [post(stream(n)), frame(kind::WINDOW_UPDATE, 0, stream(n), [0; 4])].concat()
+            [post(stream(n)), frame(kind::WINDOW_UPDATE, 0, stream(n), [0x7f, 0xff, 0xff, 0xff])].concat()
         }),
         ("settings", 20_000, &|_| frame(kind::SETTINGS, 0, 0, [])),
         ("pings", 50_000, &|_| frame(kind::PING, 0, 0, [0; 8])),
