@@ -164,6 +164,7 @@ impl Reloader {
             entry_points: Vec::new(),
             draining: Vec::new(),
             services: BTreeMap::new(),
+            memory: crate::http::h1::memory::Budgets::default(),
             stores: crate::limit::Stores::new(),
         };
         let shared = Arc::new(Shared {

@@ -12,10 +12,10 @@ use crate::admin::{
     AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, Readiness, Refused, ServerStatus,
     ServerStatuses, VersionInfo,
 };
+use crate::common::names::ServiceName;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
-use crate::common::names::ServiceName;
 use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::EndpointSet;
 use crate::health::outlier::Ejections;

@@ -17,6 +17,10 @@ const MAX_ATTEMPTS: u8 = 10;
 
 /// Smallest `maxHeaderBytes`: a browser's request fits.
 const MIN_HEADER_BYTES: usize = 1024;
+/// Smallest `maxHeadMemory`: one head of the size that is taken by default.
+const MIN_HEAD_MEMORY: usize = 1024 * 1024;
+/// Smallest `maxBodyMemory`: one of the largest reads.
+const MIN_BODY_MEMORY: usize = 256 * 1024;
 
 /// Adds a problem for every value out of bounds.
 pub fn check(document: &DocumentConfig, problems: &mut Problems) {
@@ -37,6 +41,13 @@ pub fn check(document: &DocumentConfig, problems: &mut Problems) {
     }
     if let Some(prometheus) = &document.metrics.prometheus {
         check_prometheus(prometheus, problems);
+    }
+    let core = ConfigPath::of(&["core"]);
+    if document.core.max_head_memory < MIN_HEAD_MEMORY {
+        problems.error(&core.key("maxHeadMemory"), format!("must be at least {MIN_HEAD_MEMORY}"));
+    }
+    if document.core.max_body_memory < MIN_BODY_MEMORY {
+        problems.error(&core.key("maxBodyMemory"), format!("must be at least {MIN_BODY_MEMORY}"));
     }
     for (name, entry_point) in &document.entry_points {
         let at = ConfigPath::of(&["entryPoints", name.as_str(), "http"]);
@@ -148,8 +159,9 @@ fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mu
         && !is_host(hostname)
     {
         problems.push(
-            Problem::error(&at.key("hostname"), format!("{hostname:?} is no host name"))
-                .hint("write a name or an address, with a port if need be: api.internal or api.internal:8080"),
+            Problem::error(&at.key("hostname"), format!("{hostname:?} is no host name")).hint(
+                "write a name or an address, with a port if need be: api.internal or api.internal:8080",
+            ),
         );
     }
     if health_check.expected_body.is_some() && !needs_path {
@@ -163,8 +175,9 @@ fn is_host(text: &str) -> bool {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (text, None),
     };
-    let is_name =
-        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
     let is_v6 = |name: &str| {
         let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())

@@ -215,7 +215,8 @@ impl<'de> Deserialize<'de> for StatusesConfig {
         };
         let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
         ranges.map(Self).ok_or_else(|| {
-            let bad = format!("{text:?} is no status from 100 to 599, nor ranges of them such as 200-299,404");
+            let bad =
+                format!("{text:?} is no status from 100 to 599, nor ranges of them such as 200-299,404");
             serde::de::Error::custom(bad)
         })
     }

@@ -52,7 +52,12 @@ impl LiveEndpoints {
 
     /// Ejects, tries or admits an endpoint. Publishes a new set if that changed anything, and gives it; see
     /// [`EndpointSet::with_passive`].
-    pub fn set_passive(&self, id: EndpointId, passive: Passive, max_percent: u32) -> Option<Arc<EndpointSet>> {
+    pub fn set_passive(
+        &self,
+        id: EndpointId,
+        passive: Passive,
+        max_percent: u32,
+    ) -> Option<Arc<EndpointSet>> {
         self.0.update(|newest| newest.with_passive(id, passive, max_percent))
     }
 

@@ -84,7 +84,14 @@ impl Endpoint {
             Some(address) => EndpointText::Addr(address),
             None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
         };
-        Arc::new(Self { id: EndpointId::next(), url, path_use, text, load: Load::default(), tally: Tally::default() })
+        Arc::new(Self {
+            id: EndpointId::next(),
+            url,
+            path_use,
+            text,
+            load: Load::default(),
+            tally: Tally::default(),
+        })
     }
 
     /// What pools are keyed by.

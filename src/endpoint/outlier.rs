@@ -231,8 +231,7 @@ impl Sums {
             return 0.0;
         }
         let (own, other) = (f64::from(self.requests), f64::from(others.requests));
-        let pooled =
-            (self.failure_share() * own + others.failure_share() * other) / (own + other);
+        let pooled = (self.failure_share() * own + others.failure_share() * other) / (own + other);
         let deviation = (pooled * (1.0 - pooled) * (1.0 / own + 1.0 / other)).sqrt();
         if deviation == 0.0 { 0.0 } else { (self.failure_share() - others.failure_share()) / deviation }
     }
@@ -364,13 +363,7 @@ impl Tracker {
     }
 
     /// Whether one that is admitted should not be.
-    fn judge(
-        &self,
-        member: &Member,
-        settings: &OutlierSettings,
-        others: Sums,
-        now: Millis,
-    ) -> Option<Why> {
+    fn judge(&self, member: &Member, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Why> {
         if !takes_part(member) {
             return None;
         }
@@ -439,8 +432,7 @@ impl Tracker {
         // Where an answer usually takes long, so may this one.
         let usual = others.latency()? * STALL_FACTOR;
         let good = others.answers.saturating_sub(others.failures);
-        let stalled =
-            silence >= settings.stall_timeout && silence as f64 >= usual && good >= STALL_REQUESTS;
+        let stalled = silence >= settings.stall_timeout && silence as f64 >= usual && good >= STALL_REQUESTS;
         stalled.then_some(silence)
     }
 

@@ -426,7 +426,8 @@ pub(crate) mod tests {
         let first = EndpointSet::build(&servers(&[1, 1]), None, care);
         assert!(first.members().iter().all(|member| member.weight == 1), "all begin together");
         let second = EndpointSet::build(&servers(&[1, 1, 2]), Some(&first), care);
-        let weights = |set: &EndpointSet| set.members().iter().map(|member| member.weight).collect::<Vec<_>>();
+        let weights =
+            |set: &EndpointSet| set.members().iter().map(|member| member.weight).collect::<Vec<_>>();
         assert_eq!(weights(&second), [100, 100, 20]);
         let id = second.members()[2].endpoint.id();
         let warm = second.with_warmth(id, WARM).expect("it was cold");

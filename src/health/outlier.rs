@@ -259,7 +259,9 @@ mod tests {
         assert_eq!(counts.all(), [(ServiceName::new("pods"), "local_errors", 1)]);
         let off = watched
             .into_iter()
-            .map(|(name, (endpoints, settings))| (name, (endpoints, WatchSettings { outliers: None, ..settings })))
+            .map(|(name, (endpoints, settings))| {
+                (name, (endpoints, WatchSettings { outliers: None, ..settings }))
+            })
             .collect();
         look(&off, &mut states, &counts, 1_200);
         assert_eq!(endpoints.load().available(), 2);

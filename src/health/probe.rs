@@ -262,9 +262,8 @@ async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str)
     let (mut sender, connection) = builder.handshake(stream).await.map_err(ProbeError::Grpc)?;
     tokio::pin!(connection);
     let asking = async move {
-        let (response, mut body) = sender
-            .send_request(grpc_request(target, settings)?, false)
-            .map_err(ProbeError::Grpc)?;
+        let (response, mut body) =
+            sender.send_request(grpc_request(target, settings)?, false).map_err(ProbeError::Grpc)?;
         body.send_data(grpc_message(service), true).map_err(ProbeError::Grpc)?;
         let (head, mut answer) = response.await.map_err(ProbeError::Grpc)?.into_parts();
         if head.status != StatusCode::OK {

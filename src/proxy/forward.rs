@@ -152,7 +152,8 @@ fn pick(
     exchange.core.add_suspects(&mut avoid);
     if set.on_trial() > 0 {
         // After an ejection one request at a time shows whether it is well again.
-        let waits = |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+        let waits =
+            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
         avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
     }
     if !balance::leaves_one(&set, &avoid) {
@@ -163,7 +164,9 @@ fn pick(
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
-            if set.on_trial() > 0 && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial) {
+            if set.on_trial() > 0
+                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
+            {
                 // Another core may have been faster; then there are two.
                 endpoint.tally().take_trial();
             }

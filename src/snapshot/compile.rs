@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::Method;
 
 use super::entries::{self, InternalRouter};
 use super::{
@@ -31,14 +31,15 @@ use crate::config::service::{
 };
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
-use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::health::{Status, Thresholds};
+use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::outlier::OutlierSettings;
 use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
 use crate::endpoint::url::ServerUrl;
 use crate::health::outlier::{SlowStart, WatchSettings, Watched};
 use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
 use crate::http::forwarded::Forwarded;
+use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::Stores;
@@ -59,6 +60,7 @@ pub struct Draft {
     /// Which services' answers are watched, and how.
     pub watched: Watched,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    memory: Budgets,
     stores: Stores,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
@@ -125,6 +127,7 @@ impl Draft {
             entry_points,
             draining,
             services: self.services,
+            memory: self.memory,
             stores: self.stores.settle(),
         }
     }
@@ -253,6 +256,7 @@ impl Compiler<'_> {
             entry_points,
             health: std::mem::take(&mut self.health),
             watched: std::mem::take(&mut self.watched),
+            memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service?)))
@@ -321,6 +325,7 @@ impl Compiler<'_> {
                 head,
                 head_timeout: millis(times.head_timeout),
                 read_timeout: millis(times.read_timeout),
+                stall_timeout: millis(times.stall_timeout),
                 write_timeout: millis(times.write_timeout),
                 idle_timeout: millis(times.idle_timeout),
                 keep_alive_max_time: millis(entry.transport.keep_alive_max_time),

@@ -10,19 +10,40 @@ use std::cell::Cell;
 pub(super) const SMALL_READ: usize = 4 * 1024;
 /// Largest read of a body. Bigger reads save system calls on big bodies.
 const LARGEST_READ: usize = 256 * 1024;
-/// What the bodies of one core read into, about: each that is slow holds one read. 16 fast ones get the
-/// largest reads; thousands of slow ones, however they come, get to 4 MiB * (1 + ln(1024 / 16)) = 20 MiB
-/// and the smallest read for each after that.
-const READ_BUDGET: usize = 4 * 1024 * 1024;
-/// What the large heads of one core may take: eight of the largest at once by default, or two thousand of
-/// 8 KiB that come slowly.
-const HEAD_BUDGET: usize = 8 * 1024 * 1024;
 /// A head that came whole is counted from here on: one with fair cookies may wait long for its answer.
 const COMMON_HEAD: usize = 16 * 1024;
 
+/// How much that is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budgets {
+    /// For large heads, in bytes: eight of the largest at once by default, or two thousand of 8 KiB that come
+    /// slowly.
+    pub heads: usize,
+    /// What bodies read into, about, in bytes: each that is slow holds one read. By default 16 fast ones get
+    /// the largest reads; thousands of slow ones, however they come, get to 4 MiB * (1 + ln(1024 / 16)) =
+    /// 20 MiB and the smallest read for each after that.
+    pub bodies: usize,
+}
+
+impl Budgets {
+    const DEFAULT: Self = Self { heads: 8 * 1024 * 1024, bodies: 4 * 1024 * 1024 };
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 thread_local! {
+    static BUDGETS: Cell<Budgets> = const { Cell::new(Budgets::DEFAULT) };
     static STREAMS: Cell<usize> = const { Cell::new(0) };
     static HEADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Sets the budgets of the calling core; what is held already stays held.
+pub fn set_budgets(budgets: Budgets) {
+    BUDGETS.set(budgets);
 }
 
 /// A body under way.
@@ -45,7 +66,7 @@ impl Drop for Stream {
 
 /// The largest read that a body is worth now.
 pub(super) fn read_limit() -> usize {
-    (READ_BUDGET / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
+    (BUDGETS.get().bodies / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
 }
 
 /// Doubles while reads fill what they were given, and shrinks again slowly.
@@ -85,7 +106,7 @@ impl HeadShare {
             return true;
         }
         let held = HEADS.get() - self.0;
-        if bytes > self.0 && held + bytes > HEAD_BUDGET {
+        if bytes > self.0 && held + bytes > BUDGETS.get().heads {
             return false;
         }
         HEADS.set(held + bytes);
@@ -112,6 +133,9 @@ mod tests {
             size = next_read_size(size, size);
         }
         assert_eq!(size, LARGEST_READ);
+        set_budgets(Budgets { bodies: LARGEST_READ / 2, ..Budgets::default() });
+        assert_eq!(next_read_size(size, size), LARGEST_READ / 2);
+        set_budgets(Budgets::default());
         let many: Vec<_> = (0..10_000).map(|_| Stream::begin()).collect();
         assert_eq!(read_limit(), SMALL_READ);
         assert_eq!(next_read_size(size, size), SMALL_READ);
@@ -123,8 +147,9 @@ mod tests {
 
     #[test]
     fn large_heads_share_one_budget_and_give_it_back() {
+        set_budgets(Budgets { heads: 4 << 20, ..Budgets::default() });
         let mut heads: Vec<HeadShare> = Vec::new();
-        let fits = HEAD_BUDGET / (1 << 20);
+        let fits = BUDGETS.get().heads / (1 << 20);
         for _ in 0..fits {
             let mut head = HeadShare::default();
             assert!(head.grow(1 << 19) && head.grow(1 << 20));
