@@ -185,7 +185,7 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                     "{:indent$}   {} weight {}",
                     "",
                     member.endpoint.url().as_str(),
-                    member.weight
+                    member.configured
                 )?;
             }
             Ok(())

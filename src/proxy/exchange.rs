@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::core::Core;
+use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::{Endpoint, InFlight};
@@ -113,7 +114,7 @@ pub struct Ending {
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
     _links: LinkContext,
 }
 
@@ -165,7 +166,7 @@ impl Ending {
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
-            _in_flight: exchange.in_flight,
+            in_flight: exchange.in_flight,
             _links: exchange.links,
         }
     }
@@ -194,8 +195,15 @@ impl Ending {
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
-            _in_flight: None,
+            in_flight: None,
             _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
+    /// The pod's answer broke off or stood still.
+    pub fn broke_off(&self) {
+        if let Some(endpoint) = &self.in_flight {
+            outcome::broke_off(endpoint);
         }
     }
 

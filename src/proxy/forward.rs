@@ -12,10 +12,13 @@ use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::outcome::{Attempt, Outcome};
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
@@ -152,6 +155,12 @@ fn pick(
     let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
     let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
+    if set.on_trial() > 0 {
+        // After an ejection one request at a time shows whether it is well again.
+        let waits =
+            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
+    }
     if !balance::leaves_one(&set, &avoid) {
         // Rather one that is suspected than one that has failed this very request.
         avoid.truncate(tried);
@@ -160,6 +169,12 @@ fn pick(
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
+            if set.on_trial() > 0
+                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
+            {
+                // Another core may have been faster; then there are two.
+                endpoint.tally().take_trial();
+            }
             Ok(Arc::clone(endpoint))
         }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
@@ -200,6 +215,7 @@ async fn attempt(
         let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
         return Err(Failure { error, body: None, written: false, reused: false });
     }
+    let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -239,6 +255,7 @@ async fn attempt(
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
+                    attempt.end(Outcome::of(&error));
                     return Err(Failure { error, body: Some(body), written: false, reused: false });
                 }
             }
@@ -271,7 +288,9 @@ async fn attempt(
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, clock::instant() - started));
+            let latency = clock::instant() - started;
+            attempt.end(Outcome::Answered { status: head.status, latency });
+            exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }
@@ -290,6 +309,7 @@ async fn attempt(
                 ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
             };
             let again = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && again { Outcome::Stale } else { Outcome::of(&error) });
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }

@@ -3,6 +3,7 @@
 pub mod core;
 pub mod exchange;
 mod forward;
+pub mod outcome;
 pub mod respond;
 mod retry;
 pub mod serve;

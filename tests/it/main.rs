@@ -8,6 +8,7 @@ mod access_log;
 mod admin;
 mod basic;
 mod cli;
+mod faults;
 mod floods;
 mod forwarded;
 mod framing;

@@ -77,6 +77,9 @@ metrics! {
     RETRY_BUDGET_EXHAUSTED = Counter "sluicegate_retry_budget_exhausted_total" "Retries that were not made because the budget was spent, by service.";
     NON_IDEMPOTENT_LOST = Counter "sluicegate_non_idempotent_lost_total" "Written requests that lost their connection and could not be repeated safely, by service.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
+    ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
+    SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";
     // --- policy ------------------------------------------------------------------------------
     LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
     // --- configuration -----------------------------------------------------------------------
