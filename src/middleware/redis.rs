@@ -135,10 +135,6 @@ impl RedisConfig {
         let pool = self.number("poolSize", self.pool_size, (0, MAX_CONNECTIONS), at, problems).unwrap_or(0);
         let replicas = self.number("replicas", self.replicas, (1, 1 << 20), at, problems).unwrap_or(1);
         let lease = self.number("lease", self.lease, (1, i64::MAX), at, problems);
-        if lease.is_some() && self.mode.unwrap_or_default() == RedisMode::Exact {
-            let problem = Problem::error(&at.key("lease"), "lease is for mode: lease");
-            problems.push(problem.hint("write mode: lease, or leave it out"));
-        }
         let time =
             |key: &str, value: Option<HumanDuration>, default: HumanDuration, problems: &mut Problems| {
                 let value = value.unwrap_or(default).0;
@@ -281,10 +277,14 @@ impl Redis {
 
 impl RedisTlsConfig {
     fn compile(&self, at: &ConfigPath, problems: &mut Problems) -> Tls {
-        let ca = self.ca.as_deref().and_then(|text| pem(text, &at.key("ca"), problems));
-        let cert = self.cert.as_deref().and_then(|text| pem(text, &at.key("cert"), problems));
-        let key = self.key.as_deref().and_then(|text| pem(text, &at.key("key"), problems));
-        if self.cert.is_some() != self.key.is_some() {
+        let mut read = |key: &str, text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            (text.is_some(), text.and_then(|text| pem(text, &at.key(key), problems)))
+        };
+        let (_, ca) = read("ca", &self.ca);
+        let (has_cert, cert) = read("cert", &self.cert);
+        let (has_key, key) = read("key", &self.key);
+        if has_cert != has_key {
             problems.error(at, "cert and key belong together");
         }
         let client = cert.zip(key).map(|(cert, key)| (cert, Secret::new(&key)));
@@ -371,7 +371,6 @@ mod tests {
             ("{db: -1}", "redis.db"),
             ("{poolSize: 1000}", "redis.poolSize"),
             ("{replicas: 0}", "redis.replicas"),
-            ("{lease: 5}", "redis.lease"),
             ("{mode: lease, lease: 0}", "redis.lease"),
             ("{timeout: 0}", "redis.timeout"),
             ("{timeout: 1m}", "redis.timeout"),

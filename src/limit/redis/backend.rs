@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -69,13 +69,23 @@ pub struct Figures {
     pub outages: AtomicU64,
 }
 
+/// A reason that is not the last one is said no more often than this.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+struct State {
+    health: Health,
+    /// When the log was last told of trouble.
+    said: Option<Instant>,
+}
+
 /// What the handle and its task share. The task lives as long as the handle does.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) settings: Settings,
     pub(super) label: String,
     up: AtomicBool,
-    health: Mutex<Health>,
+    state: Mutex<State>,
     pub(super) figures: Figures,
     /// Limits that have something to tell.
     replicas: Mutex<Vec<Weak<Replica>>>,
@@ -91,31 +101,31 @@ impl Inner {
     /// Notes that it answers again.
     pub(super) fn back(&self) {
         self.up.store(true, Ordering::Relaxed);
-        let mut health = self.health.lock();
-        if !health.up {
-            health.up = true;
-            health.since = Some(SystemTime::now());
-            tracing::info!(redis = %self.label, "redis answers: limits are shared");
+        let mut state = self.state.lock();
+        if !state.health.up {
+            state.health.up = true;
+            state.health.since = Some(SystemTime::now());
+            tracing::info!(redis = %self.label, "redis answers, limits are shared");
         }
     }
 
-    /// Notes that it is away. Said once for each time, and again when the reason is another.
+    /// Notes that it is away. Said once for each time, and now and then when the reason has changed.
     pub(super) fn away(&self, trouble: &str) {
         self.up.store(false, Ordering::Relaxed);
-        let mut health = self.health.lock();
-        let (was_up, known) =
-            (health.up, health.trouble.as_deref() == Some(trouble) && health.since.is_some());
-        if was_up || health.since.is_none() {
-            health.since = Some(SystemTime::now());
-        }
-        if was_up {
+        let mut state = self.state.lock();
+        let first = state.health.up || state.health.since.is_none();
+        let other = state.health.trouble.as_deref() != Some(trouble);
+        if state.health.up {
             self.figures.outages.fetch_add(1, Ordering::Relaxed);
         }
-        health.up = false;
-        health.trouble = Some(trouble.to_owned());
-        drop(health);
-        if was_up || !known {
-            tracing::warn!(redis = %self.label, trouble, "redis is away: limits are decided by onFailure");
+        if first {
+            state.health.since = Some(SystemTime::now());
+        }
+        state.health.up = false;
+        state.health.trouble = Some(trouble.to_owned());
+        if first || (other && state.said.is_none_or(|said| said.elapsed() > SAY_AGAIN)) {
+            state.said = Some(Instant::now());
+            tracing::warn!(redis = %self.label, trouble, "redis is away, limits are decided by onFailure");
         }
     }
 
@@ -144,7 +154,7 @@ impl Backend {
             label: settings.label(),
             settings,
             up: AtomicBool::new(false),
-            health: Mutex::default(),
+            state: Mutex::default(),
             figures: Figures::default(),
             replicas: Mutex::default(),
             urgent: Notify::new(),
@@ -177,7 +187,7 @@ impl Backend {
 
     /// What operators see of it.
     pub fn health(&self) -> Health {
-        self.inner.health.lock().clone()
+        self.inner.state.lock().health.clone()
     }
 
     /// Its figures.

@@ -224,6 +224,12 @@ impl<'a> Session<'a> {
                 }
                 Some(_) = self.calls.join_next(), if !self.calls.is_empty() => {}
                 () = inner.urgent.notified(), if free => self.tell(),
+                _ = tick.tick(), if free => {
+                    self.tell();
+                    if self.last_call.elapsed() >= PROBE {
+                        self.spawn(Batch { asks: Vec::new(), told: Vec::new(), probe: Some(probe(inner)) });
+                    }
+                }
                 count = asks.recv_many(&mut waiting, PER_CALL), if free => {
                     if count == 0 {
                         return None;
@@ -231,12 +237,6 @@ impl<'a> Session<'a> {
                     // Nobody waits for these any more.
                     waiting.retain(|ask| !ask.reply.is_closed());
                     self.ask(&mut waiting);
-                }
-                _ = tick.tick(), if free => {
-                    self.tell();
-                    if self.last_call.elapsed() >= PROBE {
-                        self.spawn(Batch { asks: Vec::new(), told: Vec::new(), probe: Some(probe(inner)) });
-                    }
                 }
             }
         };

@@ -73,11 +73,12 @@ pub(super) struct Replica {
     pub(super) shape: Arc<Shape>,
     whole: Arc<Limit>,
     share: Limit,
+    room: NonZeroUsize,
 }
 
 impl Replica {
     pub(super) fn limits(&self) -> Limits<'_> {
-        Limits { whole: &self.whole, share: &self.share }
+        Limits { whole: &self.whole, share: &self.share, room: self.room }
     }
 
     /// Redis's numbers in the units of the quotas.
@@ -120,7 +121,7 @@ impl SharedLimit {
     pub fn new(backend: Arc<Backend>, name: &str, limit: Arc<Limit>, views: Arc<Views>, how: Use) -> Self {
         let shape = Arc::new(Shape::new(&backend.settings().prefix, name, &limit));
         let share = share(&limit, how.replicas);
-        let replica = Arc::new(Replica { views, shape, whole: limit, share });
+        let replica = Arc::new(Replica { views, shape, whole: limit, share, room: how.max_keys });
         backend.join(&replica);
         Self { backend, replica, how }
     }
@@ -166,9 +167,8 @@ impl SharedLimit {
                 }
             }
             Mode::Lease(lease) => {
-                let room = self.how.max_keys;
                 if let Some((decision, urgent)) =
-                    views.lease(&limits, key, || digest_of(bytes), cost, lease.get(), room, now)
+                    views.lease(&limits, key, || digest_of(bytes), cost, lease.get(), now)
                 {
                     count(&views.tally.leased);
                     if urgent {
@@ -214,7 +214,7 @@ impl SharedLimit {
             Mode::Lease(_) => now,
         };
         let word = Word { spent: &spent, at, order: time };
-        views.learn(&limits, pending.key, pending.digest, &word, self.how.max_keys);
+        views.learn(&limits, pending.key, pending.digest, &word);
         // The buckets as they were before, to say what we would have said.
         let windows = limits.whole.windows();
         let before: SmallVec<[u128; 1]> = windows
@@ -254,9 +254,7 @@ impl SharedLimit {
             Trouble::Crowded => &views.tally.crowded,
         });
         match self.how.on_failure {
-            OnFailure::Local => {
-                views.fall_back(&self.replica.limits(), key, digest, cost, self.how.max_keys, now)
-            }
+            OnFailure::Local => views.fall_back(&self.replica.limits(), key, digest, cost, now),
             OnFailure::Open => {
                 let remaining = self.replica.whole.windows().iter().map(|window| window.quota.burst()).min();
                 Decision { allowed: true, wait: 0, remaining: remaining.unwrap_or(0), reset: 0, window: 0 }

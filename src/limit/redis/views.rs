@@ -98,6 +98,8 @@ struct Shard {
 pub(super) struct Limits<'a> {
     pub(super) whole: &'a Limit,
     pub(super) share: &'a Limit,
+    /// Keys that may be known at a time.
+    pub(super) room: NonZeroUsize,
 }
 
 /// Tokens given away that Redis is to be told of.
@@ -176,12 +178,11 @@ impl Views {
         digest: impl FnOnce() -> Digest,
         cost: u64,
         lease: u64,
-        room: NonZeroUsize,
         now: Nanos,
     ) -> Option<(Decision, bool)> {
         let mut shard = self.shard(key).lock();
         if !shard.views.contains_key(&key) {
-            if !shard.make_room(limits, room.get().div_ceil(self.shards.len()), now) {
+            if !shard.make_room(limits, self.bound(limits), now) {
                 return None;
             }
             shard.insert(key, limits.whole, digest());
@@ -203,19 +204,10 @@ impl Views {
     }
 
     /// Keeps what Redis has said of a key, if there is room.
-    pub(super) fn learn(
-        &self,
-        limits: &Limits<'_>,
-        key: LimitKey,
-        digest: Digest,
-        word: &Word<'_>,
-        room: NonZeroUsize,
-    ) {
+    pub(super) fn learn(&self, limits: &Limits<'_>, key: LimitKey, digest: Digest, word: &Word<'_>) {
         let mut shard = self.shard(key).lock();
         if !shard.views.contains_key(&key) {
-            if !shard.make_room(limits, room.get().div_ceil(self.shards.len()), word.at)
-                && !shard.drop_oldest_heard()
-            {
+            if !shard.make_room(limits, self.bound(limits), word.at) && !shard.drop_oldest_heard() {
                 return;
             }
             shard.insert(key, limits.whole, digest);
@@ -232,7 +224,6 @@ impl Views {
         key: LimitKey,
         digest: impl FnOnce() -> Digest,
         cost: u64,
-        room: NonZeroUsize,
         now: Nanos,
     ) -> Decision {
         // A share may hold fewer tokens than one request costs; it is then worth a whole bucket.
@@ -240,7 +231,7 @@ impl Views {
             limits.share.windows().iter().fold(cost, |cost, window| cost.min(window.quota.burst()));
         let mut shard = self.shard(key).lock();
         if !shard.views.contains_key(&key) {
-            let bound = room.get().div_ceil(self.shards.len());
+            let bound = self.bound(limits);
             let inherited = if shard.make_room(limits, bound, now) { None } else { shard.evict(limits, now) };
             shard.insert(key, limits.share, digest());
             if let (Some(view), Some(debts)) = (shard.views.get_mut(&key), inherited) {
@@ -313,6 +304,11 @@ impl Views {
             shard.queue.push(key);
             self.queued.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Keys of one shard.
+    fn bound(&self, limits: &Limits<'_>) -> usize {
+        limits.room.get().div_ceil(self.shards.len())
     }
 
     fn shard(&self, key: LimitKey) -> &Mutex<Shard> {
@@ -469,4 +465,234 @@ pub(super) fn judge(limit: &Limit, states: &[u128], cost: u64, now: Nanos) -> (D
         after.push(take.full_at);
     }
     (decision, after)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limit::{KeyBytes, Part, Quota, Window};
+
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn limit(average: u64, burst: u64) -> Limit {
+        let not_zero = |number| NonZeroU64::new(number).expect("not zero");
+        let quota = Quota::new(not_zero(average), Duration::from_secs(1), not_zero(burst)).without_delay();
+        Limit::new([Window { name: "default".into(), quota }])
+    }
+
+    fn key(number: u64) -> LimitKey {
+        LimitKey::of_bytes(&KeyBytes::of(&[Part::Bytes(&number.to_le_bytes())]))
+    }
+
+    struct Both {
+        whole: Limit,
+        share: Limit,
+        room: usize,
+    }
+
+    impl Both {
+        fn limits(&self) -> Limits<'_> {
+            let room = NonZeroUsize::new(self.room).expect("not zero");
+            Limits { whole: &self.whole, share: &self.share, room }
+        }
+    }
+
+    fn both(average: u64, burst: u64) -> Both {
+        Both { whole: limit(average, burst), share: limit(average, burst / 3), room: 1_000 }
+    }
+
+    fn lease(views: &Views, both: &Both, number: u64, tokens: u64, now: Nanos) -> Option<bool> {
+        let (decision, _) = views.lease(&both.limits(), key(number), || [0; 16], 1, tokens, now)?;
+        Some(decision.allowed)
+    }
+
+    fn fall_back(views: &Views, both: &Both, number: u64, now: Nanos) -> bool {
+        views.fall_back(&both.limits(), key(number), || [0; 16], 1, now).allowed
+    }
+
+    #[test]
+    fn a_lease_is_spent_until_redis_has_heard_of_it() {
+        let (views, both) = (Views::default(), both(1, 10));
+        assert_eq!(
+            [(); 4].map(|()| lease(&views, &both, 1, 3, 0)),
+            [Some(true), Some(true), Some(true), None]
+        );
+
+        let mut owed = Vec::new();
+        views.collect(10, &mut owed);
+        assert_eq!(owed.iter().map(|owed| owed.tokens).collect::<Vec<_>>(), [3]);
+        assert_eq!(lease(&views, &both, 1, 3, 0), None, "it is on its way");
+        // Others have taken six more.
+        let (_, token) = both.whole.windows()[0].quota.units();
+        let spent = [9 * u128::from(token)];
+        views.told(&both.limits(), &owed[0], &Word { spent: &spent, at: 0, order: 1 });
+
+        assert_eq!([(); 2].map(|()| lease(&views, &both, 1, 3, 0)), [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_again() {
+        let (views, both) = (Views::default(), both(1, 10));
+        lease(&views, &both, 1, 3, 0);
+        let mut owed = Vec::new();
+        views.collect(10, &mut owed);
+        views.not_told(&owed[0]);
+        let mut again = Vec::new();
+        views.collect(10, &mut again);
+        assert_eq!(again.iter().map(|owed| owed.tokens).collect::<Vec<_>>(), [1]);
+        assert_eq!(views.queued(), 0);
+    }
+
+    #[test]
+    fn without_redis_a_share_is_allowed_and_what_is_not_refilled_is_told_afterwards() {
+        let (views, both) = (Views::default(), both(1, 9));
+        assert_eq!([(); 4].map(|()| fall_back(&views, &both, 1, 0)), [true, true, true, false]);
+        assert!(fall_back(&views, &both, 1, 2 * SECOND));
+        let mut owed = Vec::new();
+        views.collect(10, &mut owed);
+        assert_eq!(owed[0].tokens, 2, "of four, two are refilled");
+    }
+
+    #[test]
+    fn a_share_counts_what_redis_has_said_before() {
+        let (views, both) = (Views::default(), both(1, 9));
+        let (_, token) = both.whole.windows()[0].quota.units();
+        let spent = [8 * u128::from(token)];
+        views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &spent, at: 0, order: 1 });
+        assert!(!fall_back(&views, &both, 1, 0));
+    }
+
+    #[test]
+    fn a_million_keys_stay_within_the_room_and_none_is_refused_its_first_request() {
+        let (views, mut both) = (Views::default(), both(1, 9));
+        both.room = 1_024;
+        let most = 1_024_usize.next_multiple_of(shard_count());
+        for number in 0..200_000 {
+            assert!(fall_back(&views, &both, number, 0), "{number}");
+        }
+        assert!(views.keys() <= most, "{}", views.keys());
+        let views = Views::default();
+        let asked = (0..10_000).filter(|number| lease(&views, &both, *number, 3, 0).is_none()).count();
+        assert!(views.keys() <= most && asked > 8_000, "{} known, {asked} asked", views.keys());
+    }
+
+    #[test]
+    fn a_refusal_is_repeated_for_a_second_at_most_and_only_while_it_is_sure() {
+        let (views, both) = (Views::default(), both(1, 1));
+        let (_, token) = both.whole.windows()[0].quota.units();
+        let spent = [5 * u128::from(token)];
+        views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &spent, at: 0, order: 1 });
+        let refused = |now| views.refusal(&both.limits(), key(1), 1, now).is_some();
+        assert!(refused(0) && refused(SECOND));
+        assert!(!refused(SECOND + 1), "somebody may have deleted the key");
+        let spent = [u128::from(token)];
+        views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &spent, at: 0, order: 2 });
+        assert!(refused(SECOND - 1) && !refused(SECOND));
+    }
+
+    /// What happens to a replica.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// A request comes.
+        Request,
+        /// What is unheard of is put on its way.
+        Send,
+        /// Redis hears the oldest of it.
+        Hear,
+        /// The oldest answer arrives.
+        Arrive,
+        /// The oldest on its way is lost: perhaps before Redis heard it.
+        Lose,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<(u64, usize, Event)>> {
+        let event = prop_oneof![
+            12 => Just(Event::Request),
+            2 => Just(Event::Send),
+            2 => Just(Event::Hear),
+            2 => Just(Event::Arrive),
+            1 => Just(Event::Lose),
+        ];
+        let gap = prop_oneof![6 => Just(0_u64), 3 => 0..20_000_000_u64, 1 => 0..900_000_000_u64];
+        prop::collection::vec((gap, 0..REPLICAS, event), 1..400)
+    }
+
+    const REPLICAS: usize = 3;
+
+    #[derive(Default)]
+    struct Wire {
+        sent: VecDeque<Owed>,
+        answers: VecDeque<(Owed, u128, Nanos)>,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Redis is a bucket here, and its answers take as long as they like.
+        #[test]
+        fn replicas_exceed_the_limit_by_no_more_than_their_leases(
+            average in 1..50_u64, burst in 1..30_u64, lease in 1..8_u64, events in events(),
+        ) {
+            let both = both(average, burst);
+            let quota = both.whole.windows()[0].quota;
+            let views: Vec<Views> = (0..REPLICAS).map(|_| Views::default()).collect();
+            let mut wires: Vec<Wire> = (0..REPLICAS).map(|_| Wire::default()).collect();
+            let (mut now, mut redis, mut allowed) = (0_u64, 0_u128, Vec::<Nanos>::new());
+            for (gap, replica, event) in events {
+                // Redis does one thing at a time.
+                now += gap + 1_000;
+                let (views, wire) = (&views[replica], &mut wires[replica]);
+                match event {
+                    Event::Request => match super::tests::lease(views, &both, 1, lease, now) {
+                        Some(true) => allowed.push(now),
+                        Some(false) => {}
+                        None => {
+                            // Asked and answered at once.
+                            let take = quota.take(redis, 1, now);
+                            if take.lacking == 0 {
+                                redis = take.full_at;
+                                allowed.push(now);
+                            }
+                            let spent = [quota.spent(redis, now)];
+                            let word = Word { spent: &spent, at: now, order: now / 1_000 };
+                            views.learn(&both.limits(), key(1), [0; 16], &word);
+                        }
+                    },
+                    Event::Send => {
+                        let mut owed = Vec::new();
+                        views.collect(1, &mut owed);
+                        wire.sent.extend(owed);
+                    }
+                    Event::Hear => if let Some(owed) = wire.sent.pop_front() {
+                        let (_, token) = quota.units();
+                        let spent = quota.spent(redis, now) + u128::from(owed.tokens) * u128::from(token);
+                        redis = quota.state(spent, now);
+                        wire.answers.push_back((owed, spent, now));
+                    },
+                    Event::Arrive => if let Some((owed, spent, at)) = wire.answers.pop_front() {
+                        let spent = [spent];
+                        views.told(&both.limits(), &owed, &Word { spent: &spent, at: now, order: at / 1_000 });
+                    },
+                    Event::Lose => if let Some((owed, ..)) = wire.answers.pop_front() {
+                        views.not_told(&owed);
+                    } else if let Some(owed) = wire.sent.pop_front() {
+                        views.not_told(&owed);
+                    },
+                }
+            }
+            for (first, start) in allowed.iter().enumerate() {
+                for (last, end) in allowed.iter().enumerate().skip(first) {
+                    let count = (last - first + 1) as u64;
+                    let brought = u128::from(average) * u128::from(end - start);
+                    let most = u128::from(burst + REPLICAS as u64 * lease) * u128::from(SECOND) + brought;
+                    prop_assert!(u128::from(count) * u128::from(SECOND) <= most, "{count} from {start} to {end}");
+                }
+            }
+        }
+    }
 }
