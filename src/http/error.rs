@@ -69,6 +69,9 @@ pub enum ProxyError {
     /// No whole body within `respondingTimeouts.readTimeout`, or none of it for the idle time.
     #[error("no complete request body in time")]
     ClientBodyTimeout,
+    /// The client took nothing of its response for the stall timeout; it is cut.
+    #[error("client took nothing of the response for too long")]
+    ClientStalled,
     /// The client sent a malformed body, or closed in its middle.
     #[error("request body: {0}")]
     ClientBody(&'static str),
@@ -225,7 +228,9 @@ impl ProxyError {
             Self::UnknownTransferCoding | Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
-            Self::ClientHeadTimeout | Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientHeadTimeout | Self::ClientBodyTimeout | Self::ClientStalled => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             // nginx's number for it; it is only ever logged.
             Self::ClientGone => StatusCode::from_u16(499).expect("a number between 100 and 999"),
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -257,6 +262,7 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientHeadTimeout
             | Self::ClientBodyTimeout
+            | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
@@ -291,6 +297,7 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientHeadTimeout
             | Self::ClientBodyTimeout
+            | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
@@ -325,6 +332,7 @@ impl ProxyError {
             Self::ExpectationFailed => "expectation_failed",
             Self::ClientHeadTimeout => "client_head_timeout",
             Self::ClientBodyTimeout => "client_body_timeout",
+            Self::ClientStalled => "client_stalled",
             Self::ClientBody(_) => "client_body",
             Self::ClientGone => "client_gone",
             Self::BodyTooLarge { .. } => "body_too_large",

@@ -91,11 +91,11 @@ impl Table {
         let tag = tag.max(1);
         let most = most.max(1);
         if self.sets.len() > most {
-            self.rebuild(most, now, forgets_at);
+            self.rebuild(most, most, now, forgets_at);
         }
         loop {
             let Some((first, second)) = self.addresses(tag) else {
-                self.rebuild(next_size(0, most), now, forgets_at);
+                self.rebuild(next_size(0, most), most, now, forgets_at);
                 continue;
             };
             if let Some(place) = self.free(first, second) {
@@ -114,7 +114,7 @@ impl Table {
                 return (place, None);
             }
             if self.sets.len() < most {
-                self.rebuild(next_size(self.sets.len(), most), now, forgets_at);
+                self.rebuild(next_size(self.sets.len(), most), most, now, forgets_at);
                 continue;
             }
             let evicted = self.state(place);
@@ -198,9 +198,28 @@ impl Table {
         best
     }
 
-    /// Moves everything that is still in debt into so many sets.
+    /// Moves everything that is still in debt into so many sets, or, while `most` allows it, into as many more
+    /// as all of it needs.
     #[cold]
-    fn rebuild(&mut self, sets: usize, now: Nanos, forgets_at: impl Fn(State) -> Nanos + Copy) {
+    fn rebuild(
+        &mut self,
+        mut sets: usize,
+        most: usize,
+        now: Nanos,
+        forgets_at: impl Fn(State) -> Nanos + Copy,
+    ) {
+        let before = self.evicted;
+        loop {
+            let new = self.moved(sets, now, forgets_at);
+            if new.evicted == before || sets >= most {
+                *self = new;
+                return;
+            }
+            sets = next_size(sets, most);
+        }
+    }
+
+    fn moved(&self, sets: usize, now: Nanos, forgets_at: impl Fn(State) -> Nanos + Copy) -> Self {
         let mut new = Self { sets: vec![EMPTY; sets], held: 0, evicted: self.evicted };
         for set in &self.sets {
             for (tag, packed) in set.tags.iter().zip(&set.states) {
@@ -210,7 +229,7 @@ impl Table {
                     continue;
                 }
                 let Some((first, second)) = new.addresses(*tag) else { continue };
-                let place = match new.free(first, second) {
+                let place = match new.free(first, second).or_else(|| new.make_way(first, second)) {
                     Some(place) => {
                         new.held += 1;
                         place
@@ -228,7 +247,7 @@ impl Table {
                 new.set(place, state);
             }
         }
-        *self = new;
+        new
     }
 }
 

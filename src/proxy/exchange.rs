@@ -92,6 +92,7 @@ pub fn note_failure(core: &Core, error: &ProxyError) {
         ProxyError::IdleTimeout { .. } => Some(TimeoutKind::Idle),
         ProxyError::ClientHeadTimeout => Some(TimeoutKind::ClientHead),
         ProxyError::ClientBodyTimeout => Some(TimeoutKind::ClientBody),
+        ProxyError::ClientStalled => Some(TimeoutKind::ClientStall),
         ProxyError::ExchangeTimeout => Some(TimeoutKind::Exchange),
         _ => None,
     };

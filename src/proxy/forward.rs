@@ -21,6 +21,7 @@ use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
@@ -74,6 +75,7 @@ pub async fn forward<'a>(
                 if let Some(outbound) = &balanced.outbound {
                     pace::learn(exchange, service, outbound, &endpoint, &response.head);
                 }
+                memory::keep_fields(std::mem::take(&mut head.headers));
                 return Ok(response);
             }
             Err(failure) => failure,

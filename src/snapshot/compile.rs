@@ -36,6 +36,7 @@ use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
 use crate::endpoint::url::ServerUrl;
 use crate::health::{ExpectedStatus, HealthSettings, Redirects};
 use crate::http::forwarded::Forwarded;
+use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
@@ -57,6 +58,7 @@ pub struct Draft {
     /// Which services are checked, and how.
     pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    memory: Budgets,
     stores: Stores,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
@@ -123,6 +125,7 @@ impl Draft {
             entry_points,
             draining,
             services: self.services,
+            memory: self.memory,
             stores: self.stores.settle(),
         }
     }
@@ -248,6 +251,7 @@ impl Compiler<'_> {
         Draft {
             entry_points,
             health: std::mem::take(&mut self.health),
+            memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service?)))
@@ -316,6 +320,7 @@ impl Compiler<'_> {
                 head,
                 head_timeout: millis(times.head_timeout),
                 read_timeout: millis(times.read_timeout),
+                stall_timeout: millis(times.stall_timeout),
                 write_timeout: millis(times.write_timeout),
                 idle_timeout: millis(times.idle_timeout),
                 keep_alive_max_time: millis(entry.transport.keep_alive_max_time),

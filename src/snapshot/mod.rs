@@ -19,6 +19,7 @@ use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceNa
 use crate::endpoint::EndpointId;
 use crate::endpoint::live::LiveEndpoints;
 use crate::http::forwarded::Forwarded;
+use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{PathOptions, QuerySemicolons};
 use crate::limit::{Pace, Stores};
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub draining: Vec<Arc<EntryPoint>>,
     /// By name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// What the buffers of one core may hold.
+    pub memory: Budgets,
     /// Buckets of limits, to be carried over to the next.
     pub stores: Stores,
 }
@@ -94,6 +97,8 @@ pub struct EntrySettings {
     pub head_timeout: Millis,
     /// For a whole body.
     pub read_timeout: Millis,
+    /// For a client to take or send anything of a body; milliseconds, 0 for ever.
+    pub stall_timeout: Millis,
     /// While the client takes nothing of an answer.
     pub write_timeout: Millis,
     /// Between requests.

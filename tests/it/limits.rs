@@ -193,7 +193,10 @@ fn what_goes_out_is_refused_when_no_turn_comes_in_time() {
     let wait: u64 = refused.header("Retry-After").expect("Retry-After").parse().expect("seconds");
     assert!((3_500..=3_600).contains(&wait), "{wait}");
     assert_eq!(origin.hits(), 2);
-    proxy.await_metric("sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"refused\"}", 1.0);
+    proxy.await_metric(
+        "sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"refused\"}",
+        1.0,
+    );
 }
 
 #[test]
@@ -201,7 +204,10 @@ fn what_is_too_early_waits_for_its_turn() {
     let origin = origin().start();
     let proxy = paced("{ average: 1, period: 2s, maxWait: 1m }", &[&origin]);
     assert_eq!(statuses(&proxy, "/", &[], 2), [200, 200]);
-    proxy.await_metric("sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"delayed\"}", 1.0);
+    proxy.await_metric(
+        "sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"delayed\"}",
+        1.0,
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod cli;
 mod floods;
 mod forwarded;
 mod framing;
+mod large_bodies;
 mod limits;
 mod middlewares;
 mod reload;

@@ -176,6 +176,8 @@ labels! {
         ClientHead => "client_head",
         /// The request's body.
         ClientBody => "client_body",
+        /// [`ProxyError::ClientStalled`](crate::http::error::ProxyError::ClientStalled).
+        ClientStall => "client_stall",
         /// The whole exchange.
         Exchange => "exchange",
     }
