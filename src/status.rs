@@ -9,16 +9,17 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::admin::{
-    AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, Readiness, Refused, ServerStatus,
-    ServerStatuses, VersionInfo,
+    AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, LimitStatus, Readiness, Refused,
+    ServerStatus, ServerStatuses, VersionInfo,
 };
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
 use crate::endpoint::health;
+use crate::limit::{Counts, Store};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
-use crate::telemetry::metrics::{EndpointState, Metrics};
+use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
 
 /// The state that operators see.
 pub struct Status {
@@ -50,6 +51,26 @@ impl Status {
         *self.shared.lock() = Some(Arc::clone(shared));
         let shared = Arc::clone(shared);
         self.metrics.endpoints_from(move || endpoint_states(&shared));
+        self.count_limits();
+    }
+
+    fn count_limits(&self) {
+        let figures: [(Metric, fn(&Counts) -> u64); 3] = [
+            (declared::LIMIT_BUCKETS, |counts| counts.buckets),
+            (declared::LIMIT_BYTES, |counts| counts.bytes),
+            (declared::LIMIT_EVICTED, |counts| counts.evicted),
+        ];
+        for (metric, figure) in figures {
+            let Some(shared) = self.shared.lock().clone() else { return };
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let sample = |(name, store): (&str, &Arc<Store>)| Sample {
+                    labels: vec![("limit", name.to_owned())],
+                    value: figure(&store.counts()) as f64,
+                };
+                snapshot.stores.rates().map(sample).collect()
+            });
+        }
     }
 
     /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
@@ -104,6 +125,17 @@ impl AdminView for Status {
             statuses.entry(qualified(state.service.as_str())).or_default().insert(state.url, status);
         }
         statuses
+    }
+
+    fn limits(&self) -> Vec<LimitStatus> {
+        let Some(shared) = self.shared.lock().clone() else { return Vec::new() };
+        let snapshot = shared.snapshot.load();
+        let status = |(name, store): (&str, &Arc<Store>)| LimitStatus {
+            name: name.to_owned(),
+            counts: store.counts(),
+            top: store.top(),
+        };
+        snapshot.stores.rates().map(status).collect()
     }
 
     fn version(&self) -> VersionInfo {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
+use crate::limit::{Counts, TopKey};
 use crate::telemetry::metrics;
 
 pub use crate::admin::model::{ApiItem, ApiModel, ItemState};
@@ -69,6 +70,17 @@ pub struct ConfigStatus {
     pub refused: Option<Refused>,
 }
 
+/// A rate limit's buckets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitStatus {
+    /// Middleware, and router where each has its own.
+    pub name: String,
+    /// Since the buckets were first used.
+    pub counts: Counts,
+    /// The keys that are refused most.
+    pub top: Vec<TopKey>,
+}
+
 /// A document that was not taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
@@ -117,6 +129,10 @@ pub trait AdminView: Send + Sync {
     fn server_status(&self) -> ServerStatuses;
     /// What runs.
     fn version(&self) -> VersionInfo;
+    /// Rate limits, with the keys that they refuse most.
+    fn limits(&self) -> Vec<LimitStatus> {
+        Vec::new()
+    }
     /// Which document runs.
     fn config(&self) -> ConfigStatus;
     /// What is switched on.

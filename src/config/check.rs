@@ -17,6 +17,10 @@ const MAX_ATTEMPTS: u8 = 10;
 
 /// Smallest `maxHeaderBytes`: a browser's request fits.
 const MIN_HEADER_BYTES: usize = 1024;
+/// Smallest `maxHeadMemory`: one head of the size that is taken by default.
+const MIN_HEAD_MEMORY: usize = 1024 * 1024;
+/// Smallest `maxBodyMemory`: one of the largest reads.
+const MIN_BODY_MEMORY: usize = 256 * 1024;
 
 /// Adds a problem for every value out of bounds.
 pub fn check(document: &DocumentConfig, problems: &mut Problems) {
@@ -37,6 +41,13 @@ pub fn check(document: &DocumentConfig, problems: &mut Problems) {
     }
     if let Some(prometheus) = &document.metrics.prometheus {
         check_prometheus(prometheus, problems);
+    }
+    let core = ConfigPath::of(&["core"]);
+    if document.core.max_head_memory < MIN_HEAD_MEMORY {
+        problems.error(&core.key("maxHeadMemory"), format!("must be at least {MIN_HEAD_MEMORY}"));
+    }
+    if document.core.max_body_memory < MIN_BODY_MEMORY {
+        problems.error(&core.key("maxBodyMemory"), format!("must be at least {MIN_BODY_MEMORY}"));
     }
     for (name, entry_point) in &document.entry_points {
         let at = ConfigPath::of(&["entryPoints", name.as_str(), "http"]);

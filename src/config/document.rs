@@ -90,12 +90,28 @@ pub struct GlobalConfig {
     pub not_append_x_forwarded_for: bool,
 }
 
-/// The rule language.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+/// The rule language, and what the whole proxy may hold in memory.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CoreConfig {
     /// Language of rules whose router does not say; only `v3`. Default `v3`.
     pub default_rule_syntax: RuleSyntax,
+    /// Bytes that the large request heads of one core may take together; what comes beyond is answered with 503.
+    /// Heads of up to 4096 bytes do not count. At least 1048576. Default 8388608.
+    pub max_head_memory: usize,
+    /// Bytes that the bodies under way on one core are read into, about: the more there are, the smaller the
+    /// reads, down to 4096 bytes each. At least 262144. Default 4194304.
+    pub max_body_memory: usize,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        Self {
+            default_rule_syntax: RuleSyntax::default(),
+            max_head_memory: 8 * 1024 * 1024,
+            max_body_memory: 4 * 1024 * 1024,
+        }
+    }
 }
 
 /// What a problem inside one item does.

@@ -85,6 +85,9 @@ pub struct RespondingTimeouts {
     pub read_timeout: HumanDuration,
     /// For writing the whole response. Default 0: no limit.
     pub write_timeout: HumanDuration,
+    /// How long a client may take nothing of its response, or send nothing of its body. Default 60s; 0 means
+    /// no limit.
+    pub stall_timeout: HumanDuration,
     /// How long a connection may wait for its next request. Default 180s; 0 means no limit.
     pub idle_timeout: HumanDuration,
 }
@@ -95,6 +98,7 @@ impl Default for RespondingTimeouts {
             head_timeout: HumanDuration::secs(10),
             read_timeout: HumanDuration::secs(60),
             write_timeout: HumanDuration::secs(0),
+            stall_timeout: HumanDuration::secs(60),
             idle_timeout: HumanDuration::secs(180),
         }
     }

@@ -5,11 +5,11 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use http::StatusCode;
 
 use crate::common::names::{MiddlewareName, ServiceName};
+use crate::http::limited::Limited;
 
 /// Who has to mend it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,6 +69,9 @@ pub enum ProxyError {
     /// No whole body within `respondingTimeouts.readTimeout`, or none of it for the idle time.
     #[error("no complete request body in time")]
     ClientBodyTimeout,
+    /// The client took nothing of its response for the stall timeout; it is cut.
+    #[error("client took nothing of the response for too long")]
+    ClientStalled,
     /// The client sent a malformed body, or closed in its middle.
     #[error("request body: {0}")]
     ClientBody(&'static str),
@@ -86,12 +89,17 @@ pub enum ProxyError {
     #[error("no router matches")]
     NoRoute,
     /// `rateLimit` refused.
-    #[error("{middleware}: rate limit exceeded")]
-    RateLimited {
-        /// The limit's name.
-        middleware: MiddlewareName,
-        /// Until one request would be admitted; `None` if none ever will.
-        retry_after: Option<Duration>,
+    #[error("{0}: rate limit exceeded")]
+    RateLimited(Limited),
+    /// The limit on what goes out to a service has no turn for it in time.
+    #[error("{service}: outbound limit exceeded")]
+    OutboundLimited {
+        /// The service.
+        service: ServiceName,
+        /// What the limit answers; 503 by default.
+        status: StatusCode,
+        /// Until there would be a turn.
+        retry_after: Option<std::time::Duration>,
     },
     /// `inFlightReq` refused.
     #[error("{middleware}: {amount} requests are in flight already")]
@@ -220,13 +228,16 @@ impl ProxyError {
             Self::UnknownTransferCoding | Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
-            Self::ClientHeadTimeout | Self::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientHeadTimeout | Self::ClientBodyTimeout | Self::ClientStalled => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             // nginx's number for it; it is only ever logged.
             Self::ClientGone => StatusCode::from_u16(499).expect("a number between 100 and 999"),
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::RateLimited { .. } | Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::AddressNotAllowed { status, .. } => *status,
+            Self::RateLimited(limited) => limited.answer.status,
+            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::AddressNotAllowed { status, .. } | Self::OutboundLimited { status, .. } => *status,
             Self::Overloaded(_) | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
             | Self::UpstreamClosed { .. }
@@ -251,14 +262,16 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientHeadTimeout
             | Self::ClientBodyTimeout
+            | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_)
             | Self::NoRoute => Fault::Client,
-            Self::RateLimited { .. }
+            Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_) => Fault::Policy,
             Self::NoEndpoint { .. }
             | Self::Connect { .. }
@@ -284,14 +297,16 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientHeadTimeout
             | Self::ClientBodyTimeout
+            | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_) => true,
             Self::NoRoute
-            | Self::RateLimited { .. }
+            | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_)
             | Self::NoEndpoint { .. }
             | Self::Connect { .. }
@@ -317,11 +332,13 @@ impl ProxyError {
             Self::ExpectationFailed => "expectation_failed",
             Self::ClientHeadTimeout => "client_head_timeout",
             Self::ClientBodyTimeout => "client_body_timeout",
+            Self::ClientStalled => "client_stalled",
             Self::ClientBody(_) => "client_body",
             Self::ClientGone => "client_gone",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NoRoute => "no_route",
-            Self::RateLimited { .. } => "rate_limited",
+            Self::RateLimited(_) => "rate_limited",
+            Self::OutboundLimited { .. } => "outbound_limited",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::AddressNotAllowed { .. } => "address_not_allowed",
             Self::BadPath(_) => "bad_path",

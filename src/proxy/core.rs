@@ -17,6 +17,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::live::{Cached, Live, OnCore};
 use crate::common::timer::Timers;
 use crate::endpoint::EndpointId;
+use crate::http::h1::memory;
 use crate::snapshot::{Internal, Snapshot};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::CoreMetrics;
@@ -87,13 +88,15 @@ impl Core {
     /// Sets up a core; to be called on its own thread.
     pub fn new(id: usize, shared: Arc<Shared>, metrics: CoreMetrics) -> Rc<Self> {
         let metrics = Rc::new(metrics);
+        let snapshot = Cached::new(&shared.snapshot);
+        memory::set_budgets(snapshot.get(&shared.snapshot).memory);
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Rc::new(Self {
             id,
             timers: Timers::new(),
             pools: Pools::new(Rc::clone(&metrics)),
             metrics,
-            snapshot: Cached::new(&shared.snapshot),
+            snapshot,
             access_log: Cached::new(&shared.access_log),
             shared,
             suspects: RefCell::default(),
@@ -111,7 +114,7 @@ impl Core {
     /// Takes up the newest configuration although no request asks for it, and lets go of connections to
     /// pods that are not among its `endpoints`.
     pub fn adopt(&self, endpoints: &HashSet<EndpointId>) {
-        self.snapshot();
+        memory::set_budgets(self.snapshot().memory);
         self.pools.retain(endpoints);
         self.access_log();
     }

@@ -65,6 +65,8 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// The limit that refused it.
+    pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
 }
@@ -75,6 +77,9 @@ impl Exchange<'_> {
         note_failure(self.core, error);
         self.closes |= error.closes();
         self.failure = Some(End::from(error));
+        if let ProxyError::RateLimited(limited) = error {
+            self.limit = Some(limited.name());
+        }
     }
 }
 
@@ -87,6 +92,7 @@ pub fn note_failure(core: &Core, error: &ProxyError) {
         ProxyError::IdleTimeout { .. } => Some(TimeoutKind::Idle),
         ProxyError::ClientHeadTimeout => Some(TimeoutKind::ClientHead),
         ProxyError::ClientBodyTimeout => Some(TimeoutKind::ClientBody),
+        ProxyError::ClientStalled => Some(TimeoutKind::ClientStall),
         ProxyError::ExchangeTimeout => Some(TimeoutKind::Exchange),
         _ => None,
     };
@@ -259,6 +265,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         attempts: 0,
         tried: SmallVec::new(),
         end: End::Completed,
+        limit: None,
         generation,
         request_fields: SmallVec::new(),
         origin_fields: SmallVec::new(),
@@ -300,6 +307,7 @@ fn record(
         attempts: exchange.attempts,
         tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
         end: End::Completed,
+        limit: exchange.limit.clone(),
         generation,
         request_fields: log.pick(&head.headers),
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },

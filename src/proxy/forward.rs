@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::pace;
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock;
@@ -20,6 +21,7 @@ use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
@@ -56,13 +58,26 @@ pub async fn forward<'a>(
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
+        if let Some(outbound) = &balanced.outbound {
+            // Its future would make that of every exchange larger.
+            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+        }
         let endpoint = pick(exchange, service, balanced)?;
+        if let Some(outbound) = &balanced.outbound {
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
+        }
         let failure = match attempt(
             exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
         )
         .await
         {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                if let Some(outbound) = &balanced.outbound {
+                    pace::learn(exchange, service, outbound, &endpoint, &response.head);
+                }
+                memory::keep_fields(std::mem::take(&mut head.headers));
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
         exchange.in_flight = None;

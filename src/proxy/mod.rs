@@ -3,6 +3,8 @@
 pub mod core;
 pub mod exchange;
 mod forward;
+mod limit;
+mod pace;
 pub mod respond;
 mod retry;
 pub mod serve;

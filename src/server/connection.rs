@@ -19,6 +19,7 @@ use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
+use crate::http::h1::memory;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
@@ -35,8 +36,6 @@ use super::listener::Admission;
 /// A client that has closed its side may still be waiting for its answer (`nc`), or be gone. It gets this
 /// long before what is done for it is given up.
 const HALF_CLOSE_GRACE: Millis = 1000;
-/// How long a client may take nothing of its answer, or send nothing of its body.
-const CLIENT_IDLE: Millis = 60_000;
 /// What is left of a request after its answer is read, so that the connection can be kept, up to here.
 const DRAIN_LIMIT: u64 = 64 * 1024;
 /// For that, and for what a client still sends while it is being told to stop.
@@ -242,7 +241,7 @@ impl Connection<'_> {
         let (method, version) = (head.method.clone(), head.version);
         let logged = Logged::of(core, entry, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
-        let body = self.conn.request_body(body_deadline, CLIENT_IDLE);
+        let body = self.conn.request_body(body_deadline, settings.stall_timeout);
         let mut exchange = Exchange {
             core,
             entry,
@@ -264,6 +263,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
@@ -280,6 +280,7 @@ impl Connection<'_> {
         };
         let reason =
             self.reason_to_close(keep_alive, settings.keep_alive_max_requests, settings.keep_alive_max_time);
+        let stall_timeout = settings.stall_timeout;
         let write_deadline = deadline(clock::recent(), limit(settings.write_timeout));
         let switched = exchange.upgrade.take().filter(|_| matches!(response.body, Body::Tunnel(_)));
         exchange.upgrade = switched.clone();
@@ -300,7 +301,7 @@ impl Connection<'_> {
         // The configuration is let go of before what may be a long stream.
         drop(snapshot);
         let at = ending.deadline.min(write_deadline);
-        let sent = self.send(&mut response, answer, ending.idle_timeout, CLIENT_IDLE, at).await;
+        let sent = self.send(&mut response, answer, ending.idle_timeout, stall_timeout, at).await;
         let status = response.head.status;
         let mut ended_by_close = false;
         let next = match sent {
@@ -321,6 +322,7 @@ impl Connection<'_> {
         };
         let (bytes_in, bytes_out) = self.conn.counts();
         ending.finish(core, status, bytes_in, bytes_out);
+        memory::keep_fields(response.head.headers);
         if let Some(reason) = next {
             if version == Version::HTTP_10 {
                 // Without a length, only a reset tells the client that something is missing.
@@ -452,7 +454,8 @@ impl Connection<'_> {
 fn send_failure(error: SendError, endpoint: Option<EndpointText>) -> (ProxyError, CloseReason) {
     let endpoint = endpoint.unwrap_or_else(|| EndpointText::Name("-".into()));
     match error {
-        SendError::Client(_) | SendError::ClientStalled => (ProxyError::ClientGone, CloseReason::Client),
+        SendError::Client(_) => (ProxyError::ClientGone, CloseReason::Client),
+        SendError::ClientStalled => (ProxyError::ClientStalled, CloseReason::Timeout),
         SendError::Body(BodyError::Pod(what)) => {
             (ProxyError::UpstreamBody { endpoint, what }, CloseReason::Upstream)
         }

@@ -4,6 +4,7 @@
 //! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -12,8 +13,8 @@ use http::{Method, StatusCode};
 
 use super::entries::{self, InternalRouter};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, Service, ServiceKind,
-    Snapshot, Transport, Underscores, Weighted,
+    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Outbound, Route, Service,
+    ServiceKind, Snapshot, Transport, Underscores, Weighted,
 };
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
 use crate::balance::weighted::WeightedChildren;
@@ -25,7 +26,9 @@ use crate::common::units::HumanDuration;
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::RouterConfig;
-use crate::config::service::{self, HealthCheckConfig, LoadBalancerConfig, WeightedConfig};
+use crate::config::service::{
+    self, HealthCheckConfig, LoadBalancerConfig, OutboundLimitConfig, OutboundScope, WeightedConfig,
+};
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
 use crate::endpoint::live::LiveEndpoints;
@@ -33,12 +36,16 @@ use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
 use crate::endpoint::url::ServerUrl;
 use crate::health::{ExpectedStatus, HealthSettings, Redirects};
 use crate::http::forwarded::Forwarded;
+use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
+
+/// Buckets of a limit on what goes out: one a server at most.
+const OUTBOUND_BUCKETS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
@@ -51,6 +58,7 @@ pub struct Draft {
     /// Which services are checked, and how.
     pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    memory: Budgets,
     stores: Stores,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
@@ -117,6 +125,7 @@ impl Draft {
             entry_points,
             draining,
             services: self.services,
+            memory: self.memory,
             stores: self.stores.settle(),
         }
     }
@@ -242,6 +251,7 @@ impl Compiler<'_> {
         Draft {
             entry_points,
             health: std::mem::take(&mut self.health),
+            memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service?)))
@@ -310,6 +320,7 @@ impl Compiler<'_> {
                 head,
                 head_timeout: millis(times.head_timeout),
                 read_timeout: millis(times.read_timeout),
+                stall_timeout: millis(times.stall_timeout),
                 write_timeout: millis(times.write_timeout),
                 idle_timeout: millis(times.idle_timeout),
                 keep_alive_max_time: millis(entry.transport.keep_alive_max_time),
@@ -625,6 +636,10 @@ impl Compiler<'_> {
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
         let transport = self.transport(config, at)?;
+        let outbound = match &config.outbound_limit {
+            Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
+            None => None,
+        };
         let strategy = match config.strategy {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
@@ -666,7 +681,51 @@ impl Compiler<'_> {
             transport,
             attempts: config.retry.attempts.into(),
             budget,
+            outbound,
         })))
+    }
+
+    fn outbound(
+        &mut self,
+        name: &ServiceName,
+        config: &OutboundLimitConfig,
+        at: &ConfigPath,
+    ) -> Option<Outbound> {
+        let before = self.problems.len();
+        let average = NonZeroU64::new(config.average);
+        if average.is_none() {
+            let problem = Problem::error(&at.key("average"), "average must be at least 1");
+            self.problems.push(problem.hint("leave outboundLimit out for no limit"));
+        }
+        let burst = NonZeroU64::new(config.burst);
+        if burst.is_none() {
+            self.problems.error(&at.key("burst"), "burst must be at least 1");
+        }
+        let period = config.period.non_zero();
+        if period.is_none() {
+            self.problems.error(&at.key("period"), "period must be more than 0");
+        }
+        let status = StatusCode::from_u16(config.status).ok().filter(|status| status.as_u16() >= 400);
+        if status.is_none_or(|status| status.as_u16() > 599) {
+            self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let quota = Quota::new(average?, period?, burst?).queueing(config.max_wait.0, config.max_queue);
+        let scope = match config.scope {
+            OutboundScope::Service => PaceScope::Service,
+            OutboundScope::Server => PaceScope::Endpoint,
+        };
+        let bound = Bound::buckets(OUTBOUND_BUCKETS);
+        let store = self.stores.rate(&format!("outbound/{name}"), bound);
+        let limit = Limit::new([Window { name: "outbound".into(), quota }]);
+        let pace = Pace::new(store, limit, bound, scope, config.max_pause.0, nanos(clock::instant()));
+        if pace.is_none() {
+            let problem = Problem::error(at, "the limit was changed too often while requests ran");
+            self.problems.push(problem.hint("try again when older requests have ended"));
+        }
+        Some(Outbound { pace: pace?, status: status? })
     }
 
     fn transport(&mut self, config: &LoadBalancerConfig, at: &ConfigPath) -> Option<Transport> {

@@ -9,6 +9,8 @@ pub mod entries;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::balance::Balancer;
 use crate::balance::budget::RetryBudget;
 use crate::balance::weighted::WeightedChildren;
@@ -17,9 +19,10 @@ use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceNa
 use crate::endpoint::EndpointId;
 use crate::endpoint::live::LiveEndpoints;
 use crate::http::forwarded::Forwarded;
+use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Pace, Stores};
 use crate::matcher::RouterTable;
 use crate::middleware::Link;
 use crate::telemetry::metrics::{EntryPointLabel, MiddlewareLabel, Series, ServiceLabel};
@@ -41,6 +44,8 @@ pub struct Snapshot {
     pub draining: Vec<Arc<EntryPoint>>,
     /// By name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// What the buffers of one core may hold.
+    pub memory: Budgets,
     /// Buckets of limits, to be carried over to the next.
     pub stores: Stores,
 }
@@ -92,6 +97,8 @@ pub struct EntrySettings {
     pub head_timeout: Millis,
     /// For a whole body.
     pub read_timeout: Millis,
+    /// For a client to take or send anything of a body; milliseconds, 0 for ever.
+    pub stall_timeout: Millis,
     /// While the client takes nothing of an answer.
     pub write_timeout: Millis,
     /// Between requests.
@@ -205,6 +212,17 @@ pub struct Balanced {
     pub attempts: u32,
     /// Shared by every kind of retry.
     pub budget: Arc<RetryBudget>,
+    /// How fast requests go out.
+    pub outbound: Option<Box<Outbound>>,
+}
+
+/// A limit on what goes out.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Whose turn it is when.
+    pub pace: Pace,
+    /// What a request is answered with that has none in time.
+    pub status: StatusCode,
 }
 
 /// How connections to endpoints are made and kept. Times in milliseconds; 0 means none.

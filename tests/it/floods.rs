@@ -52,6 +52,25 @@ fn many_giant_heads_at_once_are_refused_rather_than_held() {
 }
 
 #[test]
+fn the_room_for_large_heads_is_the_operators_to_set() {
+    let origin = origin().start();
+    let proxy = proxy().all_to(&origin).with("core: { maxHeadMemory: 1048576 }").start();
+    let half = "a".repeat(600_000);
+    let big = |last: &str| format!("GET / HTTP/1.1\r\nHost: a.test\r\nX-A: {half}{last}");
+
+    // Each core has a budget of its own: among three, two share one.
+    let mut clients: Vec<_> = (0..3).map(|_| proxy.client("a.test")).collect();
+    for client in &mut clients {
+        let _ = client.try_send(big(""));
+    }
+
+    eventually("one too many is refused", || {
+        proxy.metric("sluicegate_refusals_total{code=\"overloaded\"}") > 0.0
+    });
+    proxy.get("a.test", "/").expect(200);
+}
+
+#[test]
 fn slow_heads_and_idle_connections_cost_little_each() {
     let origin = origin().start();
     let proxy = proxy().all_to(&origin).start();

@@ -11,6 +11,8 @@ mod cli;
 mod floods;
 mod forwarded;
 mod framing;
+mod large_bodies;
+mod limits;
 mod middlewares;
 mod reload;
 mod routing;

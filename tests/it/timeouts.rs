@@ -118,6 +118,40 @@ fn a_body_that_drips_is_cut_all_the_same() {
 }
 
 #[test]
+fn a_body_of_which_nothing_more_comes_is_408() {
+    let origin = origin().start();
+    let proxy = proxy().all_to(&origin).web(&responding("stallTimeout: 300ms")).start();
+    let mut client = proxy.client("a.test");
+
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhalf");
+
+    client.response().expect(408);
+    client.assert_closed();
+    assert_counted(&proxy, "client_body");
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answer_is_cut_and_counted() {
+    let origin = origin()
+        .on("/big", |_, peer| {
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+            let part = vec![b'x'; 1_000_000];
+            for _ in 0..100 {
+                peer.write(&part);
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).web(&responding("stallTimeout: 300ms")).start();
+    let mut client = proxy.client("a.test");
+
+    client.send("GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n");
+
+    assert_counted(&proxy, "client_stall");
+    proxy.get("a.test", "/").expect(200);
+    assert!(client.try_response("GET").is_err(), "the answer cannot be whole");
+}
+
+#[test]
 fn an_idle_client_connection_is_closed_without_a_word() {
     let origin = origin().start();
     let proxy = proxy().all_to(&origin).web(&responding("idleTimeout: 400ms")).start();

@@ -16,6 +16,7 @@ use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
 use super::memory::{SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency};
+use super::splice::{self, Pipe};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
@@ -504,6 +505,42 @@ impl ResponseBody {
                 Err(_) => return self.fail("connection reset"),
             }
         }
+    }
+
+    /// A pipe for what is left, where that is much and can go on without being looked at.
+    pub(super) fn worth_a_pipe(&self) -> Option<Pipe> {
+        let conn = self.conn.as_ref()?;
+        let left = matches!(self.length, Length::Exact(_)).then(|| self.decoder.remaining()).flatten()?;
+        let worth = left >= splice::WORTH && conn.buf.is_empty() && self.sender.is_none();
+        if worth && conn.io.can_splice() { Pipe::take() } else { None }
+    }
+
+    /// Fills an empty pipe; 0 when nothing is left.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Some(conn) = &self.conn else { return Poll::Ready(Ok(0)) };
+        let left = self.decoder.remaining().unwrap_or(0);
+        let filled = match ready!(conn.io.poll_fill(cx, pipe, left)) {
+            Ok(0) => Err(self.decoder.end_of_input().err().unwrap_or("ended early")),
+            Ok(filled) => Ok(filled),
+            Err(_) => Err("connection reset"),
+        };
+        Poll::Ready(match filled {
+            Ok(filled) => {
+                self.decoder.advance(filled as u64);
+                if self.decoder.is_done() {
+                    self.finish();
+                }
+                Ok(filled)
+            }
+            Err(what) => {
+                self.conn = None;
+                Err(BodyError::Pod(what))
+            }
+        })
     }
 
     /// Sends more of the request, if there is more.

@@ -86,6 +86,14 @@ impl Decoder {
         }
     }
 
+    /// So many bytes have been taken on another way; only of a body of known length.
+    pub fn advance(&mut self, bytes: u64) {
+        if let State::Exact(left) = self.state {
+            let left = left.saturating_sub(bytes);
+            self.state = if left == 0 { State::Done } else { State::Exact(left) };
+        }
+    }
+
     /// Takes the next piece; `None` when more bytes are needed or the body is done.
     ///
     /// # Errors

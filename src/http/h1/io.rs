@@ -4,13 +4,15 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
+
+use super::splice::Pipe;
 
 /// One connection's bytes. TLS will be a second kind of stream behind the same methods.
 #[derive(Debug)]
@@ -36,6 +38,40 @@ impl Io {
     /// Appends what has come, at most the free room of `buf`; 0 means the other side has closed.
     pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         poll_read_buf(Pin::new(&mut *self.tcp.borrow_mut()), cx, buf)
+    }
+
+    /// Moves what has come, at most `most` bytes, into an empty pipe; 0 means the other side has closed.
+    pub(super) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: u64,
+    ) -> Poll<io::Result<usize>> {
+        let tcp = self.tcp.borrow();
+        loop {
+            ready!(tcp.poll_read_ready(cx))?;
+            match tcp.try_io(Interest::READABLE, || pipe.fill(&*tcp, most)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Moves what a pipe holds, or some of it, out.
+    pub(super) fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let tcp = self.tcp.borrow();
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            match tcp.try_io(Interest::WRITABLE, || pipe.drain(&*tcp)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Whether the kernel can move its bytes by itself.
+    pub(super) fn can_splice(&self) -> bool {
+        true
     }
 
     /// Writes some of `slices`.

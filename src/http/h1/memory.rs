@@ -4,25 +4,93 @@
 //! falls with the number of bodies under way, and large heads share one budget. Both figures belong to a
 //! thread, because a connection lives and dies on its core's.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+
+use bytes::BytesMut;
+use http::HeaderMap;
 
 /// First read of a head, and the smallest of a body; most heads fit.
 pub(super) const SMALL_READ: usize = 4 * 1024;
 /// Largest read of a body. Bigger reads save system calls on big bodies.
 const LARGEST_READ: usize = 256 * 1024;
-/// What the bodies of one core read into, about: each that is slow holds one read. 16 fast ones get the
-/// largest reads; thousands of slow ones, however they come, get to 4 MiB * (1 + ln(1024 / 16)) = 20 MiB
-/// and the smallest read for each after that.
-const READ_BUDGET: usize = 4 * 1024 * 1024;
-/// What the large heads of one core may take: eight of the largest at once by default, or two thousand of
-/// 8 KiB that come slowly.
-const HEAD_BUDGET: usize = 8 * 1024 * 1024;
 /// A head that came whole is counted from here on: one with fair cookies may wait long for its answer.
 const COMMON_HEAD: usize = 16 * 1024;
 
+/// How much that is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budgets {
+    /// For large heads, in bytes: eight of the largest at once by default, or two thousand of 8 KiB that come
+    /// slowly.
+    pub heads: usize,
+    /// What bodies read into, about, in bytes: each that is slow holds one read. By default 16 fast ones get
+    /// the largest reads; thousands of slow ones, however they come, get to 4 MiB * (1 + ln(1024 / 16)) =
+    /// 20 MiB and the smallest read for each after that.
+    pub bodies: usize,
+}
+
+impl Budgets {
+    const DEFAULT: Self = Self { heads: 8 * 1024 * 1024, bodies: 4 * 1024 * 1024 };
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Empty buffers and maps that a core keeps for its next heads: to allocate them anew costs a request a tenth of
+/// its instructions.
+const KEPT: usize = 32;
+/// Fields for which a map has room from the start: a browser's, and ours.
+const FIELDS: usize = 24;
+/// A map with more room than that is not kept.
+const MANY_FIELDS: usize = 128;
+
 thread_local! {
+    static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static BUDGETS: Cell<Budgets> = const { Cell::new(Budgets::DEFAULT) };
     static STREAMS: Cell<usize> = const { Cell::new(0) };
     static HEADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Sets the budgets of the calling core; what is held already stays held.
+pub fn set_budgets(budgets: Budgets) {
+    BUDGETS.set(budgets);
+}
+
+/// A buffer for a head.
+pub(super) fn buffer() -> BytesMut {
+    BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(SMALL_READ))
+}
+
+/// Takes back a buffer that is not needed for now, if nothing else holds a part of it.
+pub(super) fn keep_buffer(mut buffer: BytesMut) {
+    buffer.clear();
+    if buffer.try_reclaim(SMALL_READ) && buffer.capacity() <= 2 * SMALL_READ {
+        BUFFERS.with_borrow_mut(|kept| {
+            if kept.len() < KEPT {
+                kept.push(buffer);
+            }
+        });
+    }
+}
+
+/// An empty map with room for the fields of most heads.
+pub(super) fn fields() -> HeaderMap {
+    MAPS.with_borrow_mut(Vec::pop).unwrap_or_else(|| HeaderMap::with_capacity(FIELDS))
+}
+
+/// Takes back the map of a head that is done with.
+pub fn keep_fields(mut fields: HeaderMap) {
+    if (FIELDS..=MANY_FIELDS).contains(&fields.capacity()) {
+        fields.clear();
+        MAPS.with_borrow_mut(|kept| {
+            if kept.len() < KEPT {
+                kept.push(fields);
+            }
+        });
+    }
 }
 
 /// A body under way.
@@ -45,7 +113,7 @@ impl Drop for Stream {
 
 /// The largest read that a body is worth now.
 pub(super) fn read_limit() -> usize {
-    (READ_BUDGET / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
+    (BUDGETS.get().bodies / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
 }
 
 /// Doubles while reads fill what they were given, and shrinks again slowly.
@@ -85,7 +153,7 @@ impl HeadShare {
             return true;
         }
         let held = HEADS.get() - self.0;
-        if bytes > self.0 && held + bytes > HEAD_BUDGET {
+        if bytes > self.0 && held + bytes > BUDGETS.get().heads {
             return false;
         }
         HEADS.set(held + bytes);
@@ -112,6 +180,9 @@ mod tests {
             size = next_read_size(size, size);
         }
         assert_eq!(size, LARGEST_READ);
+        set_budgets(Budgets { bodies: LARGEST_READ / 2, ..Budgets::default() });
+        assert_eq!(next_read_size(size, size), LARGEST_READ / 2);
+        set_budgets(Budgets::default());
         let many: Vec<_> = (0..10_000).map(|_| Stream::begin()).collect();
         assert_eq!(read_limit(), SMALL_READ);
         assert_eq!(next_read_size(size, size), SMALL_READ);
@@ -122,9 +193,37 @@ mod tests {
     }
 
     #[test]
+    fn buffers_and_maps_come_back_empty_and_only_when_nobody_holds_a_part() {
+        let mut buffer = buffer();
+        buffer.extend_from_slice(b"GET / HTTP/1.1\r\n");
+        let held = buffer.split_to(3).freeze();
+        keep_buffer(buffer);
+        assert_eq!(BUFFERS.with_borrow(Vec::len), 0, "a part of it is in use");
+        assert_eq!(held, "GET");
+        keep_buffer(BytesMut::with_capacity(SMALL_READ));
+        let buffer = super::buffer();
+        assert!(buffer.is_empty() && buffer.capacity() >= SMALL_READ);
+        keep_buffer(BytesMut::with_capacity(1 << 20));
+        assert_eq!(BUFFERS.with_borrow(Vec::len), 0, "too large");
+
+        let mut map = fields();
+        map.insert("x-secret", http::HeaderValue::from_static("1"));
+        keep_fields(map);
+        assert!(fields().is_empty());
+        keep_fields(HeaderMap::with_capacity(1000));
+        keep_fields(HeaderMap::new());
+        assert_eq!(MAPS.with_borrow(Vec::len), 0);
+        for _ in 0..2 * KEPT {
+            keep_fields(HeaderMap::with_capacity(FIELDS));
+        }
+        assert_eq!(MAPS.with_borrow(Vec::len), KEPT);
+    }
+
+    #[test]
     fn large_heads_share_one_budget_and_give_it_back() {
+        set_budgets(Budgets { heads: 4 << 20, ..Budgets::default() });
         let mut heads: Vec<HeadShare> = Vec::new();
-        let fits = HEAD_BUDGET / (1 << 20);
+        let fits = BUDGETS.get().heads / (1 << 20);
         for _ in 0..fits {
             let mut head = HeadShare::default();
             assert!(head.grow(1 << 19) && head.grow(1 << 20));

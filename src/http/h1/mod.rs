@@ -8,6 +8,7 @@ pub mod client;
 pub mod encode;
 pub mod framing;
 pub mod io;
-mod memory;
+pub mod memory;
 pub mod parse;
 pub mod server;
+mod splice;

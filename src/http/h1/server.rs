@@ -11,11 +11,13 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, Version};
 
+use super::client::ResponseBody;
 use super::encode::{self, Encoding, Outgoing};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
-use super::memory::{HeadShare, SMALL_READ, Stream, next_read_size};
+use super::memory::{self, HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
+use super::splice::Pipe;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::authority::Checked;
@@ -26,6 +28,8 @@ use crate::http::head::ResponseHead;
 /// What a client may have sent ahead (pipelining) while its request is being served and still be watched
 /// for its end: one or two requests, so that a flood of them stays in the kernel's buffers.
 const MAX_AHEAD: usize = 1024;
+/// What one answer may move before others have their turn.
+const FAIR_SHARE: u64 = 2 * 1024 * 1024;
 /// Free room of a buffer that is not worth a copy to give back.
 const SLACK: usize = 1024;
 
@@ -93,6 +97,17 @@ pub struct Answer<'a> {
     pub date: &'a [u8],
     /// The protocol switched to, on a 101.
     pub upgrade: Option<&'a [u8]>,
+}
+
+/// What became of a part of an answer that the kernel was to move.
+enum Passed {
+    /// So many bytes went out; 0 after the last.
+    Bytes(u64),
+    /// Nothing has come from the pod.
+    BodyPending,
+    /// The client takes nothing.
+    ClientPending,
+    Failed(SendError),
 }
 
 /// Why an answer did not get out whole. The connection is of no more use.
@@ -168,16 +183,16 @@ impl ServerConn {
                 return Poll::Ready(false);
             }
             state.head.release();
-            state.buf = BytesMut::new();
+            memory::keep_buffer(std::mem::take(&mut state.buf));
             if ready!(self.io.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
-            state.buf.reserve(SMALL_READ);
+            state.buf = memory::buffer();
             match self.io.poll_read(cx, &mut state.buf) {
                 Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
                 Poll::Ready(Ok(_)) => Poll::Ready(true),
                 Poll::Pending => {
-                    state.buf = BytesMut::new();
+                    memory::keep_buffer(std::mem::take(&mut state.buf));
                     Poll::Pending
                 }
             }
@@ -393,10 +408,49 @@ impl ServerConn {
         let mut written = 0;
         let mut content = 0;
         let mut half_closed = self.state.borrow().half_closed;
+        let mut pipe = None;
         let result = std::future::poll_fn(|cx| {
+            let mut passed = 0;
             loop {
                 let mut body_pending = false;
-                while !finished && out.takes_more() {
+                if let (Body::FromPod(pod), Encoding::Exact(left), true) =
+                    (&mut *body, &mut encoding, !finished && out.is_empty())
+                {
+                    if pipe.is_none() && self.io.can_splice() {
+                        pipe = pod.worth_a_pipe();
+                    }
+                    if let Some(pipe) = &mut pipe {
+                        match self.poll_pass(cx, pod, pipe) {
+                            Passed::Bytes(0) => return Poll::Ready(Ok(())),
+                            Passed::Bytes(bytes) => {
+                                wait.progress();
+                                content += bytes;
+                                *left = left.saturating_sub(bytes);
+                                passed += bytes;
+                                if passed >= FAIR_SHARE {
+                                    cx.waker().wake_by_ref();
+                                    return Poll::Pending;
+                                }
+                                continue;
+                            }
+                            Passed::Failed(error) => return Poll::Ready(Err(error)),
+                            Passed::ClientPending => {
+                                ready!(
+                                    slot.poll_at(cx, wait.at(patience.client_idle).min(patience.deadline))
+                                );
+                                return Poll::Ready(Err(
+                                    if patience.deadline <= wait.at(patience.client_idle) {
+                                        SendError::Deadline
+                                    } else {
+                                        SendError::ClientStalled
+                                    },
+                                ));
+                            }
+                            Passed::BodyPending => body_pending = true,
+                        }
+                    }
+                }
+                while !finished && !body_pending && out.takes_more() {
                     match body.poll_piece(cx) {
                         Poll::Ready(Some(Ok(piece))) => {
                             wait.progress();
@@ -483,6 +537,24 @@ impl ServerConn {
         }
         drop(state);
         result.map(|()| must_close)
+    }
+
+    /// Moves a part of a pod's answer through the kernel.
+    fn poll_pass(&self, cx: &mut Context<'_>, pod: &mut ResponseBody, pipe: &mut Pipe) -> Passed {
+        if pipe.held() == 0 {
+            match pod.poll_fill(cx, pipe) {
+                Poll::Ready(Ok(0)) => return Passed::Bytes(0),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Passed::Failed(SendError::Body(error)),
+                Poll::Pending => return Passed::BodyPending,
+            }
+        }
+        match self.io.poll_drain(cx, pipe) {
+            Poll::Ready(Ok(0)) => Passed::Failed(SendError::Client(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(bytes)) => Passed::Bytes(bytes as u64),
+            Poll::Ready(Err(error)) => Passed::Failed(SendError::Client(error)),
+            Poll::Pending => Passed::ClientPending,
+        }
     }
 
     /// Bytes of content read and written for the request being served.

@@ -154,8 +154,12 @@ labels! {
         Allowed => "allowed",
         /// Goes on after a pause.
         Delayed => "delayed",
-        /// Ends with 429.
+        /// Ends with 429, or what the limit answers instead.
         Refused => "refused",
+        /// Goes on, although it would have been refused: the limit is in shadow mode.
+        Shadow => "shadow",
+        /// Decided by this replica alone, because the shared store gave no answer in time.
+        Fallback => "fallback",
     }
 }
 
@@ -172,6 +176,8 @@ labels! {
         ClientHead => "client_head",
         /// The request's body.
         ClientBody => "client_body",
+        /// [`ProxyError::ClientStalled`](crate::http::error::ProxyError::ClientStalled).
+        ClientStall => "client_stall",
         /// The whole exchange.
         Exchange => "exchange",
     }
