@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
+use crate::limit::redis::Health;
 use crate::limit::{Counts, TopKey};
 use crate::telemetry::metrics;
 
@@ -81,6 +82,17 @@ pub struct LimitStatus {
     pub top: Vec<TopKey>,
 }
 
+/// A Redis that limits are shared through.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RedisStatus {
+    /// Its endpoints, without user and password.
+    pub name: String,
+    /// What stands there: `single`, `cluster` or `sentinel`.
+    pub topology: &'static str,
+    /// Whether it answers, since when, and what was wrong last.
+    pub health: Health,
+}
+
 /// A document that was not taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
@@ -131,6 +143,10 @@ pub trait AdminView: Send + Sync {
     fn version(&self) -> VersionInfo;
     /// Rate limits, with the keys that they refuse most.
     fn limits(&self) -> Vec<LimitStatus> {
+        Vec::new()
+    }
+    /// Redis servers in use.
+    fn redis(&self) -> Vec<RedisStatus> {
         Vec::new()
     }
     /// Which document runs.

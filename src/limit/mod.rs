@@ -13,6 +13,7 @@ mod key;
 mod local;
 mod pace;
 mod quota;
+pub mod redis;
 mod registry;
 mod table;
 mod top;

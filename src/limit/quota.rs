@@ -136,6 +136,11 @@ impl Quota {
         Take { full_at: now + spent, lacking: spent.saturating_sub(self.size), spent }
     }
 
+    /// Units that a request may lack.
+    pub(super) fn slack(&self) -> u128 {
+        self.slack
+    }
+
     /// Whether a request that lacks so much may go on after a delay.
     pub(super) fn bears(&self, lacking: u128) -> bool {
         lacking <= self.slack

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::in_flight::InFlight;
 use super::local::{Bound, Store};
+use super::redis::Registry;
 
 /// What a store belongs to: the middleware, and the router when each has its own.
 pub type StoreName = Arc<str>;
@@ -17,6 +18,8 @@ pub type StoreName = Arc<str>;
 pub struct Stores {
     used: Table,
     offered: Table,
+    /// What limits use of Redis.
+    pub redis: Registry,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,14 +37,15 @@ impl Stores {
     /// No stores yet, but those of `previous` are carried over when they are asked for by name.
     #[must_use]
     pub fn after(previous: &Self) -> Self {
-        Self { used: Table::default(), offered: previous.used.clone() }
+        let redis = Registry::after(&previous.redis);
+        Self { used: Table::default(), offered: previous.used.clone(), redis }
     }
 
     /// Lets go of what was not asked for. To be called once everything is compiled, so that a
     /// removed limit frees its memory with the snapshot it belonged to.
     #[must_use]
     pub fn settle(self) -> Self {
-        Self { used: self.used, offered: Table::default() }
+        Self { used: self.used, offered: Table::default(), redis: self.redis.settle() }
     }
 
     /// The buckets of this name: those in use under it, else the previous snapshot's, else none yet, in a

@@ -26,12 +26,14 @@ mod headers;
 mod in_flight_req;
 mod ip_allow_list;
 mod rate_limit;
+mod redis;
 mod retry;
 mod source;
 mod strip_prefix;
 #[cfg(test)]
 mod testing;
 
+pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
 pub use headers::{Headers, HeadersConfig};

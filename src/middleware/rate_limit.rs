@@ -27,13 +27,15 @@ use crate::http::client_ip::IpStrategy;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::limited::{LimitAnswer, LimitFields, Limited, Standing};
+use crate::limit::redis::SharedLimit;
 use crate::limit::{
     Bound, DEFAULT_MAX_KEYS, Decision, KeyBytes, LimitKey, LocalLimit, Part, Show, Taken, nanos,
 };
 
+use super::redis::RedisConfig;
 use super::retry::StatusText;
 use super::source::{Source, SourceCriterionConfig};
-use super::{CompileContext, Flow, LinkContext, NotYet};
+use super::{CompileContext, Flow, LinkContext};
 
 pub use key::{KeyPart, KeyPartConfig};
 pub use plan::{PlanConfig, PlansConfig, WindowConfig};
@@ -58,9 +60,10 @@ pub struct RateLimitConfig {
     pub burst: Option<i64>,
     /// What requests are counted by. Default: the peer's address.
     pub source_criterion: Option<SourceCriterionConfig>,
-    /// Not supported yet.
-    pub redis: Option<NotYet>,
-    /// Whether routers that use this middleware share its buckets. Default `router`.
+    /// Buckets that all replicas share. Default: each replica has its own, in memory.
+    pub redis: Option<RedisConfig>,
+    /// Whether routers that use this middleware share its buckets. Default `router`, and with `redis`
+    /// `middleware`.
     pub scope: Option<BucketScope>,
     /// Keys whose buckets are kept, about 27 bytes each and window. Default 65536.
     pub max_keys: Option<i64>,
@@ -158,9 +161,13 @@ impl RateLimitConfig {
             let problem = Problem::error(at, "rateLimit has no options");
             cx.problems.push(problem.hint("write at least average: 100"));
         }
-        if self.redis.is_some() {
-            let problem = Problem::error(&at.key("redis"), "rateLimit.redis is not supported yet");
-            cx.problems.push(problem.hint("without it each replica counts on its own, in memory"));
+        let redis = self.redis.as_ref().map(|redis| {
+            let keys = self.max_keys.and_then(|keys| usize::try_from(keys).ok()).and_then(NonZeroUsize::new);
+            redis.compile(keys.unwrap_or(DEFAULT_MAX_KEYS), &at.key("redis"), cx.problems)
+        });
+        if self.redis.is_some() && !self.count_status.is_empty() {
+            let problem = Problem::error(&at.key("countStatus"), "countStatus does not work with redis yet");
+            cx.problems.push(problem.hint("leave out redis, and each replica counts on its own"));
         }
         let own = PlanConfig {
             average: self.average,
@@ -197,13 +204,18 @@ impl RateLimitConfig {
         if windows.0.is_empty() && plans.as_ref().is_none_or(|plans| plans.all().all(|w| w.0.is_empty())) {
             return None;
         }
-        let store = cx.stores.rate(
-            &match self.scope.unwrap_or_default() {
-                BucketScope::Router => format!("rateLimit/{name}/{}", cx.router),
-                BucketScope::Middleware => format!("rateLimit/{name}"),
-            },
-            bound,
-        );
+        // From Traefik: routers share what is in Redis, and nothing in memory.
+        let redis = redis.flatten();
+        let scope = match (self.scope, &redis) {
+            (Some(scope), _) => scope,
+            (None, Some(_)) => BucketScope::Middleware,
+            (None, None) => BucketScope::Router,
+        };
+        let store_name = match scope {
+            BucketScope::Router => format!("rateLimit/{name}/{}", cx.router),
+            BucketScope::Middleware => format!("rateLimit/{name}"),
+        };
+        let store = cx.stores.rate(&store_name, bound);
         let refusal = refusal?;
         let mut bind = |windows: &Windows| {
             let mut answer = LimitAnswer::plain(name.clone(), windows.told());
@@ -222,7 +234,10 @@ impl RateLimitConfig {
                     local
                 }
             };
-            Bucket { local, answer: Arc::new(answer) }
+            let shared = redis.as_ref().filter(|_| local.is_some());
+            let shared =
+                shared.map(|redis| Box::new(redis.bind(&store_name, windows.limit(), &mut cx.stores.redis)));
+            Bucket { local, shared, answer: Arc::new(answer) }
         };
         let base = bind(&windows);
         let plans = plans.map(|plans| {
@@ -389,6 +404,8 @@ struct Rules {
 pub struct Bucket {
     /// `None`: no limit.
     local: Option<LocalLimit>,
+    /// Where the buckets are instead, when replicas share them.
+    shared: Option<Box<SharedLimit>>,
     answer: Arc<LimitAnswer>,
 }
 
@@ -404,6 +421,13 @@ pub struct Question<'a> {
     /// Its limit.
     pub local: &'a LocalLimit,
     bucket: &'a Bucket,
+}
+
+impl Question<'_> {
+    /// Whom to ask, when replicas share the buckets; else they are in memory.
+    pub fn shared(&self) -> Option<&SharedLimit> {
+        self.bucket.shared.as_deref()
+    }
 }
 
 /// What becomes of a request.
@@ -576,6 +600,9 @@ impl RateLimit {
             0 => lines.push("costs nothing: not counted".to_owned()),
             cost => lines.push(format!("costs {cost}")),
         }
+        if let Some(shared) = &bucket.shared {
+            lines.push(format!("shared through {shared}"));
+        }
         if rules.count.is_some() {
             lines.push("counts only by its answer's status".to_owned());
         }
@@ -684,7 +711,8 @@ mod tests {
             ("{average: -1}", "rateLimit.average"),
             ("{average: 1, burst: -1}", "rateLimit.burst"),
             ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
-            ("{average: 1, redis: {endpoints: [a]}}", "rateLimit.redis"),
+            ("{average: 1, redis: {endpoints: ['']}}", "rateLimit.redis.endpoints[0]"),
+            ("{average: 1, redis: {}, countStatus: ['401']}", "rateLimit.countStatus"),
             (
                 "{average: 1, sourceCriterion: {requestHeaderName: Host}}",
                 "rateLimit.sourceCriterion.requestHeaderName",

@@ -5,6 +5,8 @@ use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::http::error::ProxyError;
 use crate::http::head::RequestHead;
+use crate::limit::redis::Begun;
+use crate::limit::{Taken, nanos};
 use crate::middleware::{Admission, RateLimit};
 use crate::telemetry::metrics::{LimitDecision, MiddlewareLabel};
 
@@ -18,7 +20,20 @@ pub async fn admit(
     limit: &RateLimit,
     head: &RequestHead,
 ) -> Result<(), ProxyError> {
-    let admission = limit.decide(&mut exchange.links, head);
+    let admission = match limit.question(&exchange.links, head) {
+        None => Admission::Exempt,
+        Some(question) => match question.shared() {
+            None => limit.decide(&mut exchange.links, head),
+            Some(shared) => {
+                let now = nanos(exchange.links.now);
+                let decision = match shared.begin(now, &question.bytes, question.cost) {
+                    Begun::Decided(decision) => decision,
+                    Begun::Asked(pending) => shared.settle(pending).await,
+                };
+                limit.answer(&mut exchange.links, &question, decision, Taken::default())
+            }
+        },
+    };
     let decision = match &admission {
         Admission::Exempt => return Ok(()),
         Admission::Pass => LimitDecision::Allowed,

@@ -14,6 +14,8 @@ mod framing;
 mod large_bodies;
 mod limits;
 mod middlewares;
+mod redis;
+mod redis_script;
 mod reload;
 mod routing;
 mod services;

@@ -293,7 +293,8 @@ fn a_full_redis_and_one_that_may_only_be_read_count_as_away_until_they_are_mende
             client.get_with("/", &[("X-Key", "a")]).expect(200);
             is_up(&proxy) == Some(0.0)
         });
-        let api = crate::harness::Client::connect(proxy.admin(), "admin").get("/api/redis").expect(200).text();
+        let api =
+            crate::harness::Client::connect(proxy.admin(), "admin").get("/api/redis").expect(200).text();
         assert!(api.contains(trouble), "{api}");
         server.command(mended);
         await_redis(&proxy, 1.0);
@@ -306,7 +307,12 @@ fn a_full_redis_and_one_that_may_only_be_read_count_as_away_until_they_are_mende
 #[test]
 fn a_server_that_talks_nonsense_counts_as_away() {
     let origin = origin().start();
-    for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", "+OK\r\n", "*3\r\n:1\r\n$-1\r\n+x\r\n", ":18446744073709551616\r\n"] {
+    for nonsense in [
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "+OK\r\n",
+        "*3\r\n:1\r\n$-1\r\n+x\r\n",
+        ":18446744073709551616\r\n",
+    ] {
         let server = Nonsense::start(nonsense);
         let rate = Rate { average: 1, burst: 1 };
         let redis = format!("endpoints: ['{}'], dialTimeout: 1s, readTimeout: 1s", server.address);
@@ -323,7 +329,9 @@ fn a_server_that_talks_nonsense_counts_as_away() {
 fn the_policy_says_who_decides_without_redis() {
     let origin = origin().start();
     let rate = Rate { average: 1, burst: 1 };
-    for (policy, statuses) in [("open", [200, 200, 200]), ("closed", [429, 429, 429]), ("local", [200, 429, 429])] {
+    for (policy, statuses) in
+        [("open", [200, 200, 200]), ("closed", [429, 429, 429]), ("local", [200, 429, 429])]
+    {
         let redis = format!("endpoints: ['127.0.0.1:1'], onFailure: {policy}");
         let proxy = proxy().origin("origin", &origin).config(&document(rate, &redis)).start();
         let mut client = proxy.client("a.test");
@@ -335,8 +343,11 @@ fn the_policy_says_who_decides_without_redis() {
 #[test]
 fn a_flood_that_redis_has_refused_does_not_reach_it() {
     let (server, origin) = (RedisServer::start(), origin().start());
-    let proxy =
-        replica(&origin, Rate { average: 1, burst: 1 }, &format!("endpoints: ['{}'], timeout: 5s", server.address()));
+    let proxy = replica(
+        &origin,
+        Rate { average: 1, burst: 1 },
+        &format!("endpoints: ['{}'], timeout: 5s", server.address()),
+    );
     let mut client = proxy.client("a.test");
     client.get_with("/", &[("X-Key", "a")]).expect(200);
 
@@ -345,8 +356,10 @@ fn a_flood_that_redis_has_refused_does_not_reach_it() {
     }
 
     let calls = || -> u64 {
-        let info: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connect()).expect("a text");
-        let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
+        let info: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut server.connect()).expect("a text");
+        let line =
+            info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
         line.split([':', '=', ',']).nth(2).and_then(|calls| calls.parse().ok()).unwrap_or(0)
     };
     assert!(calls() < 100, "{} calls for 201 requests", calls());
@@ -377,7 +390,8 @@ fn passwords_are_shown_nowhere() {
     let arguments: Vec<&str> = user.split(' ').collect();
     let (server, origin) = (RedisServer::with(&arguments), origin().start());
     let rate = Rate { average: 1, burst: 1 };
-    let redis = format!("endpoints: ['{}'], username: edge, password: {PASSWORD}, timeout: 5s", server.address());
+    let redis =
+        format!("endpoints: ['{}'], username: edge, password: {PASSWORD}, timeout: 5s", server.address());
     let proxy = replica(&origin, rate, &redis);
     let mut client = proxy.client("a.test");
     client.get_with("/", &[("X-Key", "a")]).expect(200);
@@ -418,7 +432,14 @@ fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
     };
     let (cert, key, other) = (file("cert.pem", &cert), file("key.pem", &key), file("other.pem", &other));
     let server = RedisServer::with_tls(&[
-        "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert, "--tls-auth-clients", "no",
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
     ]);
     let (origin, rate) = (origin().start(), Rate { average: 1, burst: 1 });
     let with = |tls: &str| {
@@ -440,9 +461,8 @@ fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
 
 #[test]
 fn a_cluster_is_asked_where_the_keys_are() {
-    let nodes = [(); 3].map(|()| {
-        RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
-    });
+    let nodes =
+        [(); 3].map(|()| RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
     for (index, node) in nodes.iter().enumerate() {
         let (first, last) = (index * 5_462, ((index + 1) * 5_462).min(16_384) - 1);
         node.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);

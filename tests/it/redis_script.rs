@@ -1,5 +1,6 @@
 //! The script that Redis runs, against the arithmetic of memory mode and with its own clock.
 
+use std::cell::{Cell, RefCell};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,15 +54,16 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
 #[test]
 fn redis_decides_exactly_as_memory_does() {
     let server = RedisServer::start();
-    let mut connection = server.connect();
+    let connection = RefCell::new(server.connect());
     let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
-    let mut run = 0;
+    let run = Cell::new(0);
     let key = LimitKey::of(&[Part::Bytes(b"a")]);
     let result = runner.run(&(windows(), steps()), |(windows, steps)| {
-        run += 1;
+        run.set(run.get() + 1);
         let limit = limit(&windows);
         let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
-        let memory = LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound).expect("few quotas");
+        let memory =
+            LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound, 0).expect("few quotas");
         // Keys live by the real clock, and by the real clock this takes no time.
         let mut now = 1_000_000_000_000_u64;
         for (gap, cost) in steps {
@@ -73,7 +75,11 @@ fn redis_decides_exactly_as_memory_does() {
                 continue;
             }
             let ours = memory.decide(now * MICRO, key, cost);
-            let theirs = &ask(&mut connection, &clocked(now), &[question(&limit, &run.to_string(), cost)])[0];
+            let theirs = &ask(
+                &mut connection.borrow_mut(),
+                &clocked(now),
+                &[question(&limit, &run.get().to_string(), cost)],
+            )[0];
             prop_assert_eq!(theirs.taken, ours.allowed, "at {} for {}", now, cost);
         }
         Ok(())
@@ -175,7 +181,8 @@ fn the_time_is_redis_own() {
     let server = RedisServer::start();
     let mut connection = server.connect();
     let questions = [question(&limit(&[(1, 1_000_000, 1)]), "m", 1)];
-    let value: redis::Value = call(By::Code(CODE), questions.iter()).query(&mut connection).expect("an answer");
+    let value: redis::Value =
+        call(By::Code(CODE), questions.iter()).query(&mut connection).expect("an answer");
     let (micros, _) = read(&value, questions.iter()).expect("the script's own answer");
     let (secs, _): (u64, u64) = redis::cmd("TIME").query(&mut connection).expect("a time");
     assert!(secs.abs_diff(micros / 1_000_000) <= 1);
