@@ -52,6 +52,7 @@ pub(super) fn answer(view: &dyn AdminView, path: &str, query: Option<&str>) -> R
                 &json!({ "Version": version.version, "Codename": "sluicegate", "startDate": started }),
             )
         }
+        ["certificates"] => page(view.certificates(), &query),
         ["config"] => json_response(StatusCode::OK, &config(view)),
         ["entrypoints"] => {
             let items = model.entry_points.iter().map(|(name, item)| entry_point(name, item)).collect();
