@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::core::Core;
 use super::grpc::Call;
+use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::{Endpoint, InFlight};
@@ -70,6 +71,8 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// The limit that refused it.
+    pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
     /// It is a call of gRPC.
@@ -159,6 +162,7 @@ impl<'a> Exchange<'a> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
             grpc: None,
         }
@@ -171,6 +175,9 @@ impl<'a> Exchange<'a> {
         self.failure = Some(End::from(error));
         if let Some(call) = &mut self.grpc {
             call.note(error);
+        }
+        if let ProxyError::RateLimited(limited) = error {
+            self.limit = Some(limited.name());
         }
     }
 }
@@ -207,7 +214,7 @@ pub struct Ending {
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
     _links: LinkContext,
 }
 
@@ -259,7 +266,7 @@ impl Ending {
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
-            _in_flight: exchange.in_flight,
+            in_flight: exchange.in_flight,
             _links: exchange.links,
         }
     }
@@ -288,8 +295,15 @@ impl Ending {
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
-            _in_flight: None,
+            in_flight: None,
             _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
+    /// The pod's answer broke off or stood still.
+    pub fn broke_off(&self) {
+        if let Some(endpoint) = &self.in_flight {
+            outcome::broke_off(endpoint);
         }
     }
 
@@ -358,6 +372,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         attempts: 0,
         tried: SmallVec::new(),
         end: End::Completed,
+        limit: None,
         generation,
         request_fields: SmallVec::new(),
         origin_fields: SmallVec::new(),
@@ -400,6 +415,7 @@ fn record(
         attempts: exchange.attempts,
         tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
         end: End::Completed,
+        limit: exchange.limit.clone(),
         generation,
         request_fields: log.pick(&head.headers),
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },

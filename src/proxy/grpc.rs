@@ -103,7 +103,7 @@ impl Code {
             | ProxyError::ExchangeTimeout
             | ProxyError::IdleTimeout { .. }
             | ProxyError::ClientBodyTimeout => Self::DeadlineExceeded,
-            ProxyError::RateLimited { .. }
+            ProxyError::RateLimited(_)
             | ProxyError::TooManyInFlight { .. }
             | ProxyError::HeadTooLarge { .. }
             | ProxyError::BodyTooLarge { .. } => Self::ResourceExhausted,

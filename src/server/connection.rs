@@ -364,6 +364,9 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
+                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                    ending.broke_off();
+                }
                 let (error, reason) = send_failure(error, endpoint);
                 note_failure(core, &error);
                 ending.failure = Some(End::from(&error));

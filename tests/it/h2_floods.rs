@@ -75,7 +75,7 @@ fn every_flood_ends_its_connection_and_good_clients_are_served_meanwhile() {
         assert!(matches!(code, None | Some(ENHANCE_YOUR_CALM)), "{name}: GOAWAY {code:?}");
         let kinds: &[&str] = match *name {
             "resets" => &["resets", "pending_resets", "local_resets"],
-            "continuations" => &["continuations"],
+            "empty_frames" => &["empty_frames", "small_data"],
             name => &[name],
         };
         let counted: f64 = kinds

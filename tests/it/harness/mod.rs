@@ -9,6 +9,7 @@ pub mod h2;
 pub mod load;
 pub mod origin;
 pub mod proxy;
+pub mod redis;
 pub mod tls;
 pub mod wire;
 
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::redis::RedisServer;
 pub use client::Client;
 pub use load::Load;
 pub use origin::{BlackHole, Origin, Refused, origin};
