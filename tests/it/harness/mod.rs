@@ -8,6 +8,7 @@ pub mod load;
 pub mod origin;
 pub mod proxy;
 pub mod redis;
+pub mod tls;
 pub mod wire;
 
 use std::fmt::Debug;
