@@ -25,6 +25,7 @@ use crate::config::load::{Document, Loaded, Loader, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
+use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
 use crate::server::connection::Drain;
@@ -76,6 +77,7 @@ pub struct Reloader {
     next_listener: u32,
     admin: Option<AdminListening>,
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
+    outliers: OutlierWatch,
     log: LogHandle,
     log_settings: log::LogSettings,
     /// What was said of provider files that are not in use as they stand.
@@ -171,6 +173,7 @@ impl Reloader {
             services: BTreeMap::new(),
             memory: crate::http::h1::memory::Budgets::default(),
             stores: crate::limit::Stores::new(),
+            tls: crate::snapshot::tls::Tls::default(),
         };
         let shared = Arc::new(Shared {
             snapshot: Live::new(empty),
@@ -181,7 +184,8 @@ impl Reloader {
             0 => std::thread::available_parallelism()?.get(),
             workers => workers.into(),
         };
-        status.attach(&shared);
+        let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
+        status.attach(&shared, outliers.counts());
         let cores = Cores::start(workers, &shared, &metrics)?;
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
@@ -196,6 +200,7 @@ impl Reloader {
             next_listener: 0,
             admin: None,
             checkers: BTreeMap::new(),
+            outliers,
             log,
             log_settings,
             stale: Vec::new(),
@@ -451,6 +456,7 @@ impl Reloader {
             }
         }
         let health = draft.health.clone();
+        let watched = draft.watched.clone();
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
@@ -480,6 +486,7 @@ impl Reloader {
             self.close(&name, old);
         }
         self.check_health(health);
+        self.outliers.set(watched);
         self.metrics.configure(metrics_settings(config));
         let new_log = log_settings(config);
         if new_log != self.log_settings {

@@ -12,10 +12,13 @@ use crate::admin::{
     AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, LimitStatus, Readiness, Refused,
     ServerStatus, ServerStatuses, VersionInfo,
 };
+use crate::common::names::ServiceName;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
-use crate::endpoint::health;
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::EndpointSet;
+use crate::health::outlier::Ejections;
 use crate::limit::{Counts, Store};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
@@ -47,10 +50,34 @@ impl Status {
     }
 
     /// Cores run: endpoints can be asked for.
-    pub fn attach(&self, shared: &Arc<Shared>) {
+    pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>) {
         *self.shared.lock() = Some(Arc::clone(shared));
-        let shared = Arc::clone(shared);
-        self.metrics.endpoints_from(move || endpoint_states(&shared));
+        let [ours, traefiks, stale] = std::array::from_fn(|_| Arc::clone(shared));
+        self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
+        self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
+        self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
+            let snapshot = stale.snapshot.load();
+            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            vec![Sample { labels: Vec::new(), value: count as f64 }]
+        });
+        let of_states = Arc::clone(shared);
+        self.metrics.endpoints_from(move || endpoint_states(&of_states));
+        self.metrics.samples_from(declared::ENDPOINT_EJECTIONS, move || {
+            let sample = |(service, reason, count): (ServiceName, &str, u64)| Sample {
+                labels: vec![("service", service.to_string()), ("reason", reason.to_owned())],
+                value: count as f64,
+            };
+            ejections.all().into_iter().map(sample).collect()
+        });
+        let of_sets = Arc::clone(shared);
+        self.metrics.samples_from(declared::ENDPOINTS_EJECTED, move || {
+            of_each_set(&of_sets, |set| {
+                set.members().iter().filter(|member| member.passive == Passive::Ejected).count()
+            })
+        });
+        let of_sets = Arc::clone(shared);
+        self.metrics
+            .samples_from(declared::SERVICE_PANIC, move || of_each_set(&of_sets, |set| set.panics().into()));
         self.count_limits();
     }
 
@@ -151,6 +178,24 @@ impl AdminView for Status {
     }
 }
 
+/// When each certificate in use expires, by what Traefik calls it.
+fn expiries(shared: &Shared) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let mut seen = std::collections::BTreeSet::new();
+    let states = snapshot.tls.certificates.iter().map(|state| &state.facts);
+    states
+        .filter(|facts| seen.insert((facts.serial.clone(), facts.names.join(","))))
+        .map(|facts| Sample {
+            labels: vec![
+                ("cn", facts.common_name.clone()),
+                ("serial", facts.serial.clone()),
+                ("sans", facts.names.join(",")),
+            ],
+            value: facts.not_after as f64,
+        })
+        .collect()
+}
+
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
     let snapshot = shared.snapshot.load();
     let mut states = Vec::new();
@@ -160,12 +205,26 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
                 states.push(EndpointState {
                     service: name.clone(),
                     url: member.endpoint.url().as_str().to_owned(),
-                    up: member.health.status() == health::Status::Up,
+                    up: member.is_well(),
                 });
             }
         }
     }
     states
+}
+
+/// A figure of the newest endpoints of each service.
+fn of_each_set(shared: &Shared, figure: impl Fn(&EndpointSet) -> usize) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let services = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
+        ServiceKind::Balanced(balanced) => Some((name, figure(&balanced.endpoints.load()))),
+        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    });
+    let sample = |(name, value): (&ServiceName, usize)| Sample {
+        labels: vec![("service", name.to_string())],
+        value: value as f64,
+    };
+    services.map(sample).collect()
 }
 
 fn options(config: &DocumentConfig) -> AdminOptions {

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::core::Core;
+use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::{Endpoint, InFlight};
@@ -22,6 +23,7 @@ use crate::middleware::LinkContext;
 use crate::snapshot::{EntryPoint, Route, Service};
 use crate::telemetry::access_log::{AccessLog, AccessRecord, End, OriginPart};
 use crate::telemetry::metrics::{ExchangeKey, MethodLabel, Protocol, Series, TimeoutKind};
+use crate::tls::session::TlsSession;
 
 /// What the path of one request reads and leaves behind.
 pub struct Exchange<'a> {
@@ -33,6 +35,8 @@ pub struct Exchange<'a> {
     pub conn: &'a ServerConn,
     /// Who sent it.
     pub peer: &'a Peer,
+    /// What its connection agreed on, if it is TLS.
+    pub tls: Option<&'a TlsSession>,
     /// Whom it is for, as it came.
     pub authority: &'a Checked,
     /// For its waits.
@@ -115,7 +119,7 @@ pub struct Ending {
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
     _links: LinkContext,
 }
 
@@ -167,7 +171,7 @@ impl Ending {
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
-            _in_flight: exchange.in_flight,
+            in_flight: exchange.in_flight,
             _links: exchange.links,
         }
     }
@@ -196,8 +200,15 @@ impl Ending {
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
-            _in_flight: None,
+            in_flight: None,
             _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
+    /// The pod's answer broke off or stood still.
+    pub fn broke_off(&self) {
+        if let Some(endpoint) = &self.in_flight {
+            outcome::broke_off(endpoint);
         }
     }
 
@@ -258,6 +269,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         query: None,
         version: http::Version::HTTP_11,
         scheme: if peer.tls { "https" } else { "http" },
+        tls: None,
         request_bytes: 0,
         origin: None,
         status: 0,
@@ -300,6 +312,7 @@ fn record(
         query: head.query,
         version: head.version,
         scheme: if exchange.peer.tls { "https" } else { "http" },
+        tls: exchange.tls.map(|session| Arc::clone(&session.logged)),
         request_bytes: 0,
         origin: None,
         status: response.status.as_u16(),

@@ -12,11 +12,14 @@ use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::outcome::{Attempt, Outcome};
 use super::pace;
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
@@ -25,7 +28,7 @@ use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::{self, PoolLimits};
+use crate::upstream::PoolLimits;
 
 /// Answers a request from a service.
 ///
@@ -101,6 +104,7 @@ pub async fn forward<'a>(
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
+                ProxyError::UpstreamTls { .. } => RetryReason::Tls,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
                 _ => return Err(failure.error),
@@ -162,6 +166,12 @@ fn pick(
     let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
     let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
+    if set.on_trial() > 0 {
+        // After an ejection one request at a time shows whether it is well again.
+        let waits =
+            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
+    }
     if !balance::leaves_one(&set, &avoid) {
         // Rather one that is suspected than one that has failed this very request.
         avoid.truncate(tried);
@@ -170,6 +180,12 @@ fn pick(
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
+            if set.on_trial() > 0
+                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
+            {
+                // Another core may have been faster; then there are two.
+                endpoint.tally().take_trial();
+            }
             Ok(Arc::clone(endpoint))
         }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
@@ -210,6 +226,7 @@ async fn attempt(
         let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
         return Err(Failure { error, body: None, written: false, reused: false });
     }
+    let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -220,7 +237,7 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    let pool = core.pools.of(endpoint, service.label, limits);
+    let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
     // What cannot be sent again deserves a look at the socket itself.
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
     let pooled = if fresh_only { None } else { pool.take(!repeatable) };
@@ -232,7 +249,8 @@ async fn attempt(
         None => {
             let until =
                 exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
-            match upstream::connect(endpoint, exchange.slot, until).await {
+            let handshake = transport.tls_handshake_timeout;
+            match pool.connect(exchange.slot, until, handshake, exchange.deadline).await {
                 Ok(conn) => {
                     core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
                     core.trust(endpoint.id());
@@ -243,10 +261,12 @@ async fn attempt(
                         ProxyError::ConnectTimeout { .. } => {
                             (ConnectOutcome::TimedOut, Suspicion::Unreachable)
                         }
+                        ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
                         _ => (ConnectOutcome::Failed, Suspicion::Refused),
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
+                    attempt.end(Outcome::of(&error));
                     return Err(Failure { error, body: Some(body), written: false, reused: false });
                 }
             }
@@ -279,7 +299,9 @@ async fn attempt(
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, clock::instant() - started));
+            let latency = clock::instant() - started;
+            attempt.end(Outcome::Answered { status: head.status, latency });
+            exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }
@@ -298,6 +320,7 @@ async fn attempt(
                 ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
             };
             let again = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && again { Outcome::Stale } else { Outcome::of(&error) });
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }

@@ -4,6 +4,7 @@ pub mod core;
 pub mod exchange;
 mod forward;
 mod limit;
+pub mod outcome;
 mod pace;
 pub mod respond;
 mod retry;
