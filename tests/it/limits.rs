@@ -1,7 +1,7 @@
 //! `rateLimit` beyond Traefik's keys: several windows, plans, exemptions, counted answers, what clients and operators
 //! are told, and what a reload keeps.
 
-use crate::harness::{Origin, Proxy, eventually_equal, origin, proxy, run, scratch};
+use crate::harness::{Origin, Proxy, eventually, origin, proxy, run, scratch};
 
 fn limited(options: &str, origin: &Origin) -> Proxy {
     proxy().origin("origin", origin).config(&document(options)).start()
