@@ -12,10 +12,11 @@ use crate::common::problem::Problems;
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
 
-/// Whether a line is a key that is commented out: `#key:`, where words have a space after `#`.
+/// Whether a line is a key that is commented out: `#key:` or `#- key:`, where words have a space after `#`.
 fn is_commented_key(line: &str) -> bool {
     line.trim_start()
         .strip_prefix('#')
+        .map(|rest| rest.strip_prefix("- ").unwrap_or(rest))
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
@@ -45,7 +46,7 @@ fn with_parents(chosen: usize) -> Vec<usize> {
     while let Some(parent) = on.last().and_then(|child| parent(&lines, *child)) {
         on.push(parent);
     }
-    let required = (1..lines.len()).filter(|index| lines[index - 1].contains("# Required."));
+    let required = (1..lines.len()).filter(|index| lines[index - 1].trim_end().ends_with("Required."));
     let required: Vec<usize> =
         required.filter(|index| parent(&lines, *index).is_some_and(|parent| on.contains(&parent))).collect();
     on.extend(required);
