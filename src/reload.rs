@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -24,17 +25,18 @@ use crate::config::load::{Document, Loaded, Loader, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
+use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
-use crate::server::listener::{self, Admissions, Bound};
+use crate::server::listener::{self, Admissions, Bound, TurnedAway};
 use crate::snapshot::compile::{Draft, Remarks, compile};
 use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::LogHandle;
-use crate::telemetry::metrics::{Metrics, MetricsSettings};
+use crate::telemetry::metrics::{Metrics, MetricsSettings, Sample, declared};
 use crate::telemetry::{access_log, log};
 
 /// How long idle connections of an entry point that is gone may still send one more request, which is then
@@ -75,6 +77,7 @@ pub struct Reloader {
     next_listener: u32,
     admin: Option<AdminListening>,
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
+    outliers: OutlierWatch,
     log: LogHandle,
     log_settings: log::LogSettings,
     /// What was said of provider files that are not in use as they stand.
@@ -82,6 +85,7 @@ pub struct Reloader {
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
     closing: Vec<Closing>,
+    turned_away: Arc<Mutex<BTreeMap<EntryPointName, Arc<TurnedAway>>>>,
 }
 
 struct Listening {
@@ -156,6 +160,11 @@ impl Reloader {
                 internal_answer(&*status, service, method, path, query)
             }
         };
+        let turned_away = Arc::new(Mutex::new(BTreeMap::new()));
+        metrics.samples_from(declared::CONNECTIONS_REFUSED, {
+            let turned_away = Arc::clone(&turned_away);
+            move || refused_connections(&turned_away.lock())
+        });
         let empty = Snapshot {
             generation: 0,
             hash: String::new(),
@@ -175,7 +184,8 @@ impl Reloader {
             0 => std::thread::available_parallelism()?.get(),
             workers => workers.into(),
         };
-        status.attach(&shared);
+        let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
+        status.attach(&shared, outliers.counts());
         let cores = Cores::start(workers, &shared, &metrics)?;
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
@@ -190,11 +200,13 @@ impl Reloader {
             next_listener: 0,
             admin: None,
             checkers: BTreeMap::new(),
+            outliers,
             log,
             log_settings,
             stale: Vec::new(),
             old: Vec::new(),
             closing: Vec::new(),
+            turned_away,
         };
         match reloader.open(&candidate) {
             Ok(opened) => reloader.commit(candidate, opened)?,
@@ -444,10 +456,14 @@ impl Reloader {
             }
         }
         let health = draft.health.clone();
+        let watched = draft.watched.clone();
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        for redis in snapshot.stores.redis.backends() {
+            redis.start();
+        }
         let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
@@ -473,6 +489,7 @@ impl Reloader {
             self.close(&name, old);
         }
         self.check_health(health);
+        self.outliers.set(watched);
         self.metrics.configure(metrics_settings(config));
         let new_log = log_settings(config);
         if new_log != self.log_settings {
@@ -508,7 +525,8 @@ impl Reloader {
 
     fn listen(&mut self, plan: Planned, id: ListenerId, socket: TcpListener) {
         let socket = Arc::new(socket);
-        let admissions = Arc::new(Admissions::default());
+        let turned_away = Arc::clone(self.turned_away.lock().entry(plan.name.clone()).or_default());
+        let admissions = Arc::new(Admissions::new(turned_away));
         set_limits(&admissions, plan.max_connections);
         match socket.local_addr() {
             Ok(address) => tracing::info!(entry_point = %plan.name, %address, "listening"),
@@ -720,6 +738,23 @@ fn bind_problem(at: &ConfigPath, address: ListenAddress, error: &io::Error) -> P
         io::ErrorKind::AddrNotAvailable => problem.hint("this host has no such address"),
         _ => problem,
     }
+}
+
+/// How many connections each entry point has turned away, and why.
+fn refused_connections(turned_away: &BTreeMap<EntryPointName, Arc<TurnedAway>>) -> Vec<Sample> {
+    let sample = |name: &EntryPointName, reason: &str, count: &AtomicU64| Sample {
+        labels: vec![("entrypoint", name.to_string()), ("reason", reason.to_owned())],
+        value: count.load(Ordering::Relaxed) as f64,
+    };
+    turned_away
+        .iter()
+        .flat_map(|(name, away)| {
+            [
+                sample(name, "max_connections", &away.max),
+                sample(name, "max_connections_per_client", &away.max_per_client),
+            ]
+        })
+        .collect()
 }
 
 fn set_limits(admissions: &Admissions, (max, per_client): (u32, u32)) {

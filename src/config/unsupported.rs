@@ -54,7 +54,6 @@ const KEYS: &[Row] = &[
     Row { path: "http.services.*.mirroring", effect: Refuse, hint: "name the main service in the router" },
     Row { path: "http.services.*.failover", effect: Refuse, hint: "name the main service in the router" },
     Row { path: "http.services.*.loadBalancer.sticky", effect: Refuse, hint: REMOVE },
-    Row { path: "http.services.*.loadBalancer.passiveHealthCheck", effect: Refuse, hint: "use healthCheck" },
     Row { path: "http.services.*.weighted.sticky", effect: Refuse, hint: REMOVE },
     // --- what does not ------------------------------------------------------------------------
     Row { path: "global.checkNewVersion", effect: Warn, hint: "Sluicegate never asks for new versions" },
@@ -117,7 +116,6 @@ const VALUES: &[Row] = &[
     Row { path: "core.defaultRuleSyntax.v2", effect: Refuse, hint: "write rules in v3's language" },
     Row { path: "http.services.*.loadBalancer.strategy.hrw", effect: Refuse, hint: "use wrr or p2c" },
     Row { path: "http.services.*.loadBalancer.strategy.leasttime", effect: Refuse, hint: "use p2c" },
-    Row { path: "http.services.*.loadBalancer.healthCheck.mode.grpc", effect: Refuse, hint: "use http" },
 ];
 
 /// Written this way, a key of [`KEYS`] says nothing.

@@ -7,8 +7,10 @@
 
 pub mod health;
 pub mod live;
+pub mod outlier;
 pub mod sequence;
 pub mod set;
+pub mod tally;
 pub mod url;
 
 use std::fmt;
@@ -16,6 +18,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::endpoint::tally::Tally;
 use crate::endpoint::url::ServerUrl;
 use crate::http::error::EndpointText;
 use crate::http::text::Text;
@@ -53,6 +56,7 @@ pub struct Endpoint {
     path_use: PathUse,
     text: EndpointText,
     load: Load,
+    tally: Tally,
 }
 
 /// On a cache line of its own: every request writes it, while the identity is only read.
@@ -80,7 +84,14 @@ impl Endpoint {
             Some(address) => EndpointText::Addr(address),
             None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
         };
-        Arc::new(Self { id: EndpointId::next(), url, path_use, text, load: Load::default() })
+        Arc::new(Self {
+            id: EndpointId::next(),
+            url,
+            path_use,
+            text,
+            load: Load::default(),
+            tally: Tally::default(),
+        })
     }
 
     /// What pools are keyed by.
@@ -109,6 +120,11 @@ impl Endpoint {
     /// Requests under way to it, from all cores.
     pub fn in_flight(&self) -> u32 {
         self.load.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What attempts at it came to.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Pooled connections to it that nobody uses, over all cores. The pools count here.

@@ -12,14 +12,19 @@ use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::outcome::{Attempt, Outcome};
+use super::pace;
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
@@ -56,13 +61,26 @@ pub async fn forward<'a>(
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
+        if let Some(outbound) = &balanced.outbound {
+            // Its future would make that of every exchange larger.
+            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+        }
         let endpoint = pick(exchange, service, balanced)?;
+        if let Some(outbound) = &balanced.outbound {
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
+        }
         let failure = match attempt(
             exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
         )
         .await
         {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                if let Some(outbound) = &balanced.outbound {
+                    pace::learn(exchange, service, outbound, &endpoint, &response.head);
+                }
+                memory::keep_fields(std::mem::take(&mut head.headers));
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
         exchange.in_flight = None;
@@ -148,6 +166,12 @@ fn pick(
     let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
     let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
+    if set.on_trial() > 0 {
+        // After an ejection one request at a time shows whether it is well again.
+        let waits =
+            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
+    }
     if !balance::leaves_one(&set, &avoid) {
         // Rather one that is suspected than one that has failed this very request.
         avoid.truncate(tried);
@@ -156,6 +180,12 @@ fn pick(
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
+            if set.on_trial() > 0
+                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
+            {
+                // Another core may have been faster; then there are two.
+                endpoint.tally().take_trial();
+            }
             Ok(Arc::clone(endpoint))
         }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
@@ -196,6 +226,7 @@ async fn attempt(
         let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
         return Err(Failure { error, body: None, written: false, reused: false });
     }
+    let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -235,6 +266,7 @@ async fn attempt(
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
+                    attempt.end(Outcome::of(&error));
                     return Err(Failure { error, body: Some(body), written: false, reused: false });
                 }
             }
@@ -267,7 +299,9 @@ async fn attempt(
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, clock::instant() - started));
+            let latency = clock::instant() - started;
+            attempt.end(Outcome::Answered { status: head.status, latency });
+            exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }
@@ -286,6 +320,7 @@ async fn attempt(
                 ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
             };
             let again = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && again { Outcome::Stale } else { Outcome::of(&error) });
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }

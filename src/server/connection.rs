@@ -19,6 +19,7 @@ use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
+use crate::http::h1::memory;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
@@ -284,6 +285,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
@@ -334,6 +336,9 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
+                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                    ending.broke_off();
+                }
                 let (error, reason) = send_failure(error, endpoint);
                 note_failure(core, &error);
                 ending.failure = Some(End::from(&error));
@@ -342,6 +347,7 @@ impl Connection<'_> {
         };
         let (bytes_in, bytes_out) = self.conn.counts();
         ending.finish(core, status, bytes_in, bytes_out);
+        memory::keep_fields(response.head.headers);
         if let Some(reason) = next {
             if version == Version::HTTP_10 {
                 // Without a length, only a reset tells the client that something is missing.

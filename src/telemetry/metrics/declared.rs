@@ -63,6 +63,7 @@ metrics! {
     // --- connections -------------------------------------------------------------------------
     CONNECTIONS_ACCEPTED = Counter "sluicegate_connections_accepted_total" "Client connections that came in, by entry point.";
     CONNECTIONS_CLOSED = Counter "sluicegate_connections_closed_total" "Client connections that ended, by entry point and reason.";
+    CONNECTIONS_REFUSED = Counter "sluicegate_connections_refused_total" "Client connections that were closed as they came in, by entry point and the limit they were over.";
     CONNECTIONS_OPEN = Gauge "sluicegate_connections_open" "Client connections now, by entry point.";
     // --- TLS ---------------------------------------------------------------------------------
     TLS_HANDSHAKES = Counter "sluicegate_tls_handshakes_total" "TLS handshakes of clients that ended, by entry point and outcome.";
@@ -76,8 +77,23 @@ metrics! {
     RETRY_BUDGET_EXHAUSTED = Counter "sluicegate_retry_budget_exhausted_total" "Retries that were not made because the budget was spent, by service.";
     NON_IDEMPOTENT_LOST = Counter "sluicegate_non_idempotent_lost_total" "Written requests that lost their connection and could not be repeated safely, by service.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
+    ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
+    SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";
     // --- policy ------------------------------------------------------------------------------
     LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
+    OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
+    OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
+    LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";
+    LIMIT_BYTES = Gauge "sluicegate_limiter_bytes" "Memory of the tables that hold buckets of rate limits, by limit.";
+    LIMIT_EVICTED = Counter "sluicegate_limiter_evicted_total" "Buckets that were pushed out while requests were still owed to them, by limit; more than a few mean that its bound is too small.";
+    LIMIT_SHARED = Counter "sluicegate_limiter_shared_total" "Decisions of limits that replicas share, by limit and by who decided: redis, this replica within its lease or because redis had just refused (known), or onFailure because redis was away, late, failed or crowded.";
+    LIMIT_VIEWS = Gauge "sluicegate_limiter_views" "Keys of shared limits that this replica knows something of, by limit.";
+    REDIS_UP = Gauge "sluicegate_redis_up" "Whether a redis is asked (1) or counts as away (0).";
+    REDIS_OUTAGES = Counter "sluicegate_redis_outages_total" "How often a redis was found to be away.";
+    REDIS_CALLS = Counter "sluicegate_redis_calls_total" "Calls to a redis, by whether they were answered in time, late, or failed; a late one may fail as well.";
+    REDIS_QUESTIONS = Counter "sluicegate_redis_questions_total" "Questions in calls that were answered in time.";
+    REDIS_SECONDS = Counter "sluicegate_redis_call_seconds_total" "What calls took that were answered in time, in seconds.";
     // --- configuration -----------------------------------------------------------------------
     CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted.";
     CONFIG_LAST_SUCCESS = Gauge "sluicegate_config_last_reload_success_timestamp_seconds" "When a document was last accepted, in seconds since 1970.";
