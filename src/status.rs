@@ -87,7 +87,7 @@ impl Status {
 
     fn count_redis(&self) {
         let Some(shared) = self.shared.lock().clone() else { return };
-        let figures: [(Metric, fn(&Backend) -> Figure); 5] = [
+        let figures: [(Metric, ReadFigures); 5] = [
             (declared::REDIS_UP, |redis| vec![("", f64::from(u8::from(redis.is_up())))]),
             (declared::REDIS_OUTAGES, |redis| vec![("", count(&redis.figures().outages))]),
             (declared::REDIS_CALLS, |redis| {
@@ -141,7 +141,7 @@ impl Status {
     }
 
     fn count_limits(&self) {
-        let figures: [(Metric, fn(&Counts) -> u64); 3] = [
+        let figures: [(Metric, ReadCount); 3] = [
             (declared::LIMIT_BUCKETS, |counts| counts.buckets),
             (declared::LIMIT_BYTES, |counts| counts.bytes),
             (declared::LIMIT_EVICTED, |counts| counts.evicted),
@@ -294,8 +294,11 @@ fn expiries(shared: &Shared) -> Vec<Sample> {
         .collect()
 }
 
-/// Values by outcome; an empty outcome is no label.
-type Figure = Vec<(&'static str, f64)>;
+/// Reads the values of a metric by outcome; an empty outcome is no label.
+type ReadFigures = fn(&Backend) -> Vec<(&'static str, f64)>;
+
+/// Reads one figure of a store of buckets.
+type ReadCount = fn(&Counts) -> u64;
 
 fn count(figure: &AtomicU64) -> f64 {
     figure.load(Ordering::Relaxed) as f64
