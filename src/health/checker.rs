@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::PathUse;
-    use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
+    use crate::endpoint::set::{EndpointSet, ServerSpec, Tier, Watch};
     use crate::endpoint::url::ServerUrl;
     use crate::health::{ExpectedStatus, Redirects};
 
@@ -226,6 +226,7 @@ mod tests {
             url: ServerUrl::parse(url).expect("a good url"),
             weight: 1,
             path_use: PathUse::Ignored,
+            tier: Tier::Near,
         };
         urls.iter().map(server).collect()
     }

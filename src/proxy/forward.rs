@@ -6,17 +6,19 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Method, StatusCode};
-use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::failover;
+use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
-use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
-use crate::endpoint::{Endpoint, EndpointId, InFlight};
+use crate::endpoint::{Endpoint, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
@@ -33,15 +35,24 @@ use crate::upstream::PoolLimits;
 pub async fn forward<'a>(
     exchange: &mut Exchange<'a>,
     service: &'a Service,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ProxyError> {
-    let (service, balanced) = match resolve(service)? {
+    let Way { leaf, cookies } = resolve(exchange, service, &mut request)?;
+    let (service, balanced) = match leaf {
         Leaf::Balanced(service, balanced) => (service, balanced),
+        Leaf::Failover(service, failover, errors) => {
+            let answer = Box::pin(failover::run(exchange, service, failover, errors, request)).await;
+            return answer.map(|mut response| {
+                response.head.headers.extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+                response
+            });
+        }
         Leaf::Internal(internal) => return internal_answer(exchange, internal, &request.head).await,
     };
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
-    if exchange.attempts == 0 {
+    let aim = Aim::of(exchange, service, balanced, &head);
+    if exchange.attempts == exchange.attempts_before {
         balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
@@ -52,19 +63,20 @@ pub async fn forward<'a>(
     }
     exchange.idle_timeout =
         route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
-    let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
-        let endpoint = pick(exchange, service, balanced)?;
+        let endpoint = aim.pick(exchange, service, balanced)?;
         let failure = match attempt(
             exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
         )
         .await
         {
-            Ok(response) => {
+            Ok(mut response) => {
                 memory::keep_fields(std::mem::take(&mut head.headers));
+                aim.stick(exchange, service, balanced, &endpoint, cookies, &mut response.head);
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -120,50 +132,6 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
         exchange.core.metrics.retry_budget_exhausted(service.label);
     }
     allowed
-}
-
-enum Leaf<'a> {
-    Balanced(&'a Service, &'a Balanced),
-    Internal(Internal),
-}
-
-/// Follows weighted services down to one with endpoints.
-fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
-    let mut current = service;
-    loop {
-        match &current.kind {
-            ServiceKind::Balanced(balanced) => return Ok(Leaf::Balanced(current, balanced)),
-            ServiceKind::Internal(internal) => return Ok(Leaf::Internal(*internal)),
-            ServiceKind::Weighted(weighted) => {
-                let child = weighted.turns.pick(|child| weighted.children[child].is_available());
-                let child = child.ok_or_else(|| ProxyError::NoEndpoint { service: current.name.clone() })?;
-                current = &weighted.children[child];
-            }
-        }
-    }
-}
-
-fn pick(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-) -> Result<Arc<Endpoint>, ProxyError> {
-    let set = balanced.endpoints.load();
-    let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    let tried = avoid.len();
-    exchange.core.add_suspects(&mut avoid);
-    if !balance::leaves_one(&set, &avoid) {
-        // Rather one that is suspected than one that has failed this very request.
-        avoid.truncate(tried);
-    }
-    let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
-    match picked {
-        Some(endpoint) => {
-            exchange.core.try_out(endpoint.id());
-            Ok(Arc::clone(endpoint))
-        }
-        None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
-    }
 }
 
 /// What the head had before an endpoint's own path and name were put into it.
@@ -249,7 +217,7 @@ async fn attempt(
         .route
         .and_then(|route| route.response_header_timeout)
         .unwrap_or(transport.response_header_timeout);
-    let client = exchange.conn;
+    let client = exchange.client;
     let interim_wanted = head.version == http::Version::HTTP_11;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
@@ -271,7 +239,11 @@ async fn attempt(
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, clock::instant() - started));
+            let latency = clock::instant() - started;
+            if balanced.balancer.wants_latency() {
+                observe(endpoint, head.status, latency);
+            }
+            exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
         }
@@ -293,6 +265,13 @@ async fn attempt(
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }
+}
+
+/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
+fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
+    let now = clock::recent();
+    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
+    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
 
 /// RFC 9110 §9.2.2.

@@ -2,7 +2,10 @@
 
 pub mod core;
 pub mod exchange;
+mod failover;
 mod forward;
+mod mirror;
+mod resolve;
 pub mod respond;
 mod retry;
 pub mod serve;
