@@ -25,6 +25,7 @@ use crate::config::load::{Document, Loaded, Loader, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
+use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
 use crate::server::connection::Drain;
@@ -76,6 +77,7 @@ pub struct Reloader {
     next_listener: u32,
     admin: Option<AdminListening>,
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
+    outliers: OutlierWatch,
     log: LogHandle,
     log_settings: log::LogSettings,
     /// What was said of provider files that are not in use as they stand.
@@ -182,7 +184,8 @@ impl Reloader {
             0 => std::thread::available_parallelism()?.get(),
             workers => workers.into(),
         };
-        status.attach(&shared);
+        let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
+        status.attach(&shared, outliers.counts());
         let cores = Cores::start(workers, &shared, &metrics)?;
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
@@ -197,6 +200,7 @@ impl Reloader {
             next_listener: 0,
             admin: None,
             checkers: BTreeMap::new(),
+            outliers,
             log,
             log_settings,
             stale: Vec::new(),
@@ -452,10 +456,14 @@ impl Reloader {
             }
         }
         let health = draft.health.clone();
+        let watched = draft.watched.clone();
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        for redis in snapshot.stores.redis.backends() {
+            redis.start();
+        }
         let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
@@ -481,6 +489,7 @@ impl Reloader {
             self.close(&name, old);
         }
         self.check_health(health);
+        self.outliers.set(watched);
         self.metrics.configure(metrics_settings(config));
         let new_log = log_settings(config);
         if new_log != self.log_settings {

@@ -115,6 +115,8 @@ fn walk(root: &Json, schema: &Json, nodes: &[&Node], path: &str, missing: &mut V
         // Shown in full once, under `rateLimit` and `loadBalancer`.
         let elsewhere = (name == "SourceCriterionConfig" && !path.contains("rateLimit"))
             || (name == "StickyCookieConfig" && path.contains("weighted"));
+        // Likewise, under `rateLimit.key`.
+        let elsewhere = elsewhere || (name == "KeyPartConfig" && !path.contains("rateLimit.key"));
         if name != "NotYet" && !elsewhere {
             walk(root, &root["$defs"][name], nodes, path, missing);
         }

@@ -50,7 +50,6 @@ const KEYS: &[Row] = &[
     Row { path: "tls.stores.*.defaultGeneratedCert", effect: Refuse, hint: ACME },
     Row { path: "http.routers.*.parentRefs", effect: Refuse, hint: "write the parent's rule and middlewares into the router" },
     Row { path: "http.services.*.middlewares", effect: Refuse, hint: "name them in the routers that use the service" },
-    Row { path: "http.services.*.loadBalancer.passiveHealthCheck", effect: Refuse, hint: "use healthCheck" },
     // --- what does not ------------------------------------------------------------------------
     Row { path: "global.checkNewVersion", effect: Warn, hint: "Sluicegate never asks for new versions" },
     Row { path: "global.sendAnonymousUsage", effect: Warn, hint: "Sluicegate never sends usage figures" },
@@ -110,7 +109,6 @@ const VALUES: &[Row] = &[
     Row { path: "api.debug.true", effect: Warn, hint: "there are no /debug paths" },
     Row { path: "http.routers.*.ruleSyntax.v2", effect: Refuse, hint: "write the rule in v3's language" },
     Row { path: "core.defaultRuleSyntax.v2", effect: Refuse, hint: "write rules in v3's language" },
-    Row { path: "http.services.*.loadBalancer.healthCheck.mode.grpc", effect: Refuse, hint: "use http" },
 ];
 
 /// Written this way, a key of [`KEYS`] says nothing.

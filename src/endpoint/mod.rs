@@ -8,9 +8,11 @@
 pub mod health;
 pub mod latency;
 pub mod live;
+pub mod outlier;
 pub mod sequence;
 pub mod set;
 pub mod tag;
+pub mod tally;
 pub mod url;
 
 use std::fmt;
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::endpoint::latency::PeakEwma;
 use crate::endpoint::tag::Tag;
+use crate::endpoint::tally::Tally;
 use crate::endpoint::url::ServerUrl;
 use crate::http::error::EndpointText;
 use crate::http::text::Text;
@@ -58,6 +61,7 @@ pub struct Endpoint {
     text: EndpointText,
     tag: Tag,
     load: Load,
+    tally: Tally,
 }
 
 /// On a cache line of its own: every request writes it, while the identity is only read.
@@ -87,7 +91,15 @@ impl Endpoint {
             None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
         };
         let tag = Tag::of(url.as_str());
-        Arc::new(Self { id: EndpointId::next(), url, path_use, text, tag, load: Load::default() })
+        Arc::new(Self {
+            id: EndpointId::next(),
+            url,
+            path_use,
+            text,
+            tag,
+            load: Load::default(),
+            tally: Tally::default(),
+        })
     }
 
     /// What pools are keyed by.
@@ -126,6 +138,11 @@ impl Endpoint {
     /// Requests under way to it, from all cores.
     pub fn in_flight(&self) -> u32 {
         self.load.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What attempts at it came to.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Pooled connections to it that nobody uses, over all cores. The pools count here.

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::core::Core;
+use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::{Endpoint, InFlight};
@@ -70,6 +71,8 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// The limit that refused it.
+    pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
 }
@@ -99,6 +102,9 @@ impl Exchange<'_> {
         note_failure(self.core, error);
         self.closes |= error.closes();
         self.failure = Some(End::from(error));
+        if let ProxyError::RateLimited(limited) = error {
+            self.limit = Some(limited.name());
+        }
     }
 }
 
@@ -134,7 +140,7 @@ pub struct Ending {
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
     _links: LinkContext,
 }
 
@@ -186,7 +192,7 @@ impl Ending {
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
-            _in_flight: exchange.in_flight,
+            in_flight: exchange.in_flight,
             _links: exchange.links,
         }
     }
@@ -215,8 +221,15 @@ impl Ending {
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
-            _in_flight: None,
+            in_flight: None,
             _links: LinkContext::new(peer.addr, peer.tls, started),
+        }
+    }
+
+    /// The pod's answer broke off or stood still.
+    pub fn broke_off(&self) {
+        if let Some(endpoint) = &self.in_flight {
+            outcome::broke_off(endpoint);
         }
     }
 
@@ -285,6 +298,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         attempts: 0,
         tried: SmallVec::new(),
         end: End::Completed,
+        limit: None,
         generation,
         request_fields: SmallVec::new(),
         origin_fields: SmallVec::new(),
@@ -327,6 +341,7 @@ fn record(
         attempts: exchange.attempts,
         tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
         end: End::Completed,
+        limit: exchange.limit.clone(),
         generation,
         request_fields: log.pick(&head.headers),
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },

@@ -14,6 +14,8 @@ use http::{Method, StatusCode};
 use super::core::Suspicion;
 use super::exchange::Exchange;
 use super::failover;
+use super::outcome::{Attempt, Outcome};
+use super::pace;
 use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
 use crate::common::clock;
@@ -68,13 +70,23 @@ pub async fn forward<'a>(
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
+        if let Some(outbound) = &balanced.outbound {
+            // Its future would make that of every exchange larger.
+            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+        }
         let endpoint = aim.pick(exchange, service, balanced)?;
+        if let Some(outbound) = &balanced.outbound {
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
+        }
         let failure = match attempt(
             exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
         )
         .await
         {
             Ok(mut response) => {
+                if let Some(outbound) = &balanced.outbound {
+                    pace::learn(exchange, service, outbound, &endpoint, &response.head);
+                }
                 memory::keep_fields(std::mem::take(&mut head.headers));
                 aim.stick(exchange, service, balanced, &endpoint, cookies, &mut response.head);
                 return Ok(response);
@@ -168,6 +180,7 @@ async fn attempt(
         let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
         return Err(Failure { error, body: None, written: false, reused: false });
     }
+    let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -207,6 +220,7 @@ async fn attempt(
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
+                    attempt.end(Outcome::of(&error));
                     return Err(Failure { error, body: Some(body), written: false, reused: false });
                 }
             }
@@ -243,6 +257,7 @@ async fn attempt(
             if balanced.balancer.wants_latency() {
                 observe(endpoint, head.status, latency);
             }
+            attempt.end(Outcome::Answered { status: head.status, latency });
             exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
             Ok(Response { head, body })
@@ -262,6 +277,7 @@ async fn attempt(
                 ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
             };
             let again = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && again { Outcome::Stale } else { Outcome::of(&error) });
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }

@@ -147,6 +147,7 @@ impl Mirrored {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         exchange.links.drop_forwarded_for = self.drop_forwarded_for;

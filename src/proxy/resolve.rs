@@ -14,6 +14,7 @@ use super::mirror;
 use crate::balance::sticky::{Claim, Sticky};
 use crate::balance::{self, Ask, key};
 use crate::common::clock;
+use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::{EndpointSet, Member, Tier};
 use crate::endpoint::tag::Tag;
 use crate::endpoint::{Endpoint, EndpointId};
@@ -163,6 +164,12 @@ impl Aim {
             exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
         let tried = avoid.len();
         exchange.core.add_suspects(&mut avoid);
+        if set.on_trial() > 0 {
+            // After an ejection one request at a time shows whether it is well again.
+            let waits =
+                |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+            avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
+        }
         if !avoid.is_empty() && !balance::leaves_any(&set, &avoid) {
             // Rather one that is suspected than one that has failed this very request.
             avoid.truncate(tried);
@@ -195,6 +202,10 @@ impl Aim {
             Tier::Backup(_) => exchange.core.metrics.spilled(service.label, SpillTo::Backup),
         }
         exchange.core.try_out(member.endpoint.id());
+        if member.passive == Passive::OnTrial {
+            // Another core may have been faster; then there are two.
+            member.endpoint.tally().take_trial();
+        }
         Ok(Arc::clone(&member.endpoint))
     }
 

@@ -286,6 +286,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
@@ -336,6 +337,9 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
+                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                    ending.broke_off();
+                }
                 let (error, reason) = send_failure(error, endpoint);
                 note_failure(core, &error);
                 ending.failure = Some(End::from(&error));

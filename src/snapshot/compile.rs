@@ -5,6 +5,7 @@
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -16,8 +17,8 @@ use super::entries::{self, InternalRouter};
 use super::tls::{Tls, TlsCompiler};
 use super::{
     Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Failover, Hashed, Internal, ListenerId, Mirror,
-    MirrorPlaces, Mirroring, Route, Service, ServiceKind, Snapshot, StickyChildren, Transport, Underscores,
-    Weighted,
+    MirrorPlaces, Mirroring, Outbound, Route, Service, ServiceKind, Snapshot, StickyChildren, Transport,
+    Underscores, Weighted,
 };
 use crate::balance::Balancer;
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
@@ -33,26 +34,33 @@ use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::RouterConfig;
 use crate::config::service::{
-    HealthCheckConfig, LoadBalancerConfig, ServiceConfig, WeightedConfig, WeightedServiceConfig,
+    HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, OutboundLimitConfig, OutboundScope,
+    ServiceConfig, WeightedConfig, WeightedServiceConfig,
 };
 use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
+use crate::endpoint::health::{Status, Thresholds};
 use crate::endpoint::live::LiveEndpoints;
-use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
+use crate::endpoint::outlier::OutlierSettings;
+use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
 use crate::endpoint::tag::Tag;
 use crate::endpoint::url::{Scheme, ServerUrl};
-use crate::health::{ExpectedStatus, HealthSettings, Redirects};
+use crate::health::outlier::{SlowStart, WatchSettings, Watched};
+use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
 use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext, Edit, Lasts, Link, RedirectScheme};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 use crate::tls::server::{ByName, DEFAULT};
+
+/// Buckets of a limit on what goes out: one a server at most.
+const OUTBOUND_BUCKETS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
@@ -64,11 +72,13 @@ pub struct Draft {
     pub entry_points: Vec<EntryDraft>,
     /// Which services are checked, and how.
     pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+    /// Which services' answers are watched, and how.
+    pub watched: Watched,
     services: BTreeMap<ServiceName, Arc<Service>>,
     memory: Budgets,
     stores: Stores,
     tls: Tls,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
 }
 
@@ -105,8 +115,8 @@ impl Draft {
         drains: impl Fn(ListenerId) -> bool,
         hash: &str,
     ) -> Snapshot {
-        for (live, servers, watch) in &self.endpoints {
-            live.rebuild(servers, *watch);
+        for (live, servers, care) in &self.endpoints {
+            live.rebuild(servers, *care);
         }
         for (budget, settings) in self.budgets {
             budget.set(settings);
@@ -212,6 +222,7 @@ pub fn compile(
         endpoints: Vec::new(),
         budgets: Vec::new(),
         health: BTreeMap::new(),
+        watched: BTreeMap::new(),
     };
     compiler.run()
 }
@@ -233,9 +244,10 @@ struct Compiler<'a> {
     services: BTreeMap<ServiceName, Option<Arc<Service>>>,
     /// Weighted services on the way to the one that is being compiled.
     under_way: Vec<ServiceName>,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
     health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+    watched: Watched,
 }
 
 /// A router on one entry point.
@@ -283,6 +295,7 @@ impl Compiler<'_> {
         Draft {
             entry_points,
             health: std::mem::take(&mut self.health),
+            watched: std::mem::take(&mut self.watched),
             memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
@@ -930,10 +943,14 @@ impl Compiler<'_> {
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
         let uses_tls = servers.iter().any(|server| server.url.scheme() == Scheme::Https);
         let transport = self.transport(config, uses_tls, at)?;
+        let outbound = match &config.outbound_limit {
+            Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
+            None => None,
+        };
         let strategy = balancing::strategy(config.strategy);
         let (hash_by, max_load) = balancing::hash(config.hash.as_ref(), strategy, at, self.problems);
         let sticky = balancing::sticky(config.sticky.as_ref(), name, at, self.problems).map(Box::new);
-        let watch = if health.is_some() { Watch::Checked } else { Watch::Unchecked };
+        let care = care(config);
         let budget_settings = RetryBudgetSettings {
             percent: config.retry.budget_percent.into(),
             min_per_second: config.retry.budget_min_per_second,
@@ -950,16 +967,17 @@ impl Compiler<'_> {
                     Arc::new(Balancer::new(strategy, old.balancer.turn()).bounded(max_load))
                 };
                 let (endpoints, budget) = (Arc::clone(&old.endpoints), Arc::clone(&old.budget));
-                self.endpoints.push((Arc::clone(&endpoints), servers, watch));
+                self.endpoints.push((Arc::clone(&endpoints), servers, care));
                 self.budgets.push((Arc::clone(&budget), budget_settings));
                 (endpoints, balancer, budget)
             }
             None => (
-                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, watch))),
+                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, care))),
                 Arc::new(Balancer::new(strategy, 0).bounded(max_load)),
                 Arc::new(RetryBudget::new(budget_settings)),
             ),
         };
+        self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
         if let Some(Some(settings)) = health {
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
         }
@@ -972,7 +990,51 @@ impl Compiler<'_> {
             transport,
             attempts: config.retry.attempts.into(),
             budget,
+            outbound,
         })))
+    }
+
+    fn outbound(
+        &mut self,
+        name: &ServiceName,
+        config: &OutboundLimitConfig,
+        at: &ConfigPath,
+    ) -> Option<Outbound> {
+        let before = self.problems.len();
+        let average = NonZeroU64::new(config.average);
+        if average.is_none() {
+            let problem = Problem::error(&at.key("average"), "average must be at least 1");
+            self.problems.push(problem.hint("leave outboundLimit out for no limit"));
+        }
+        let burst = NonZeroU64::new(config.burst);
+        if burst.is_none() {
+            self.problems.error(&at.key("burst"), "burst must be at least 1");
+        }
+        let period = config.period.non_zero();
+        if period.is_none() {
+            self.problems.error(&at.key("period"), "period must be more than 0");
+        }
+        let status = StatusCode::from_u16(config.status).ok().filter(|status| status.as_u16() >= 400);
+        if status.is_none_or(|status| status.as_u16() > 599) {
+            self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let quota = Quota::new(average?, period?, burst?).queueing(config.max_wait.0, config.max_queue);
+        let scope = match config.scope {
+            OutboundScope::Service => PaceScope::Service,
+            OutboundScope::Server => PaceScope::Endpoint,
+        };
+        let bound = Bound::buckets(OUTBOUND_BUCKETS);
+        let store = self.stores.rate(&format!("outbound/{name}"), bound);
+        let limit = Limit::new([Window { name: "outbound".into(), quota }]);
+        let pace = Pace::new(store, limit, bound, scope, config.max_pause.0, nanos(clock::instant()));
+        if pace.is_none() {
+            let problem = Problem::error(at, "the limit was changed too often while requests ran");
+            self.problems.push(problem.hint("try again when older requests have ended"));
+        }
+        Some(Outbound { pace: pace?, status: status? })
     }
 
     fn transport(
@@ -1018,7 +1080,17 @@ impl Compiler<'_> {
 
     fn health(&mut self, config: &HealthCheckConfig, at: &ConfigPath) -> Option<HealthSettings> {
         let before = self.problems.len();
-        let path = PathAndQuery::try_from(config.path.as_str()).ok().filter(|_| config.path.starts_with('/'));
+        let mode = match config.mode {
+            HealthCheckMode::Http => Mode::Http,
+            HealthCheckMode::Grpc => Mode::Grpc(config.grpc_service.as_str().into()),
+            HealthCheckMode::Tcp => Mode::Tcp,
+        };
+        let path = match &mode {
+            Mode::Http => {
+                PathAndQuery::try_from(config.path.as_str()).ok().filter(|_| config.path.starts_with('/'))
+            }
+            Mode::Grpc(_) | Mode::Tcp => Some(PathAndQuery::from_static("/")),
+        };
         if path.is_none() {
             self.problems.error(&at.key("path"), format!("bad path {:?}: it must begin with /", config.path));
         }
@@ -1026,14 +1098,10 @@ impl Compiler<'_> {
         if method.is_err() {
             self.problems.error(&at.key("method"), format!("bad method {:?}", config.method));
         }
-        let expected = match config.status {
-            0 => Some(ExpectedStatus::Success),
-            code => StatusCode::from_u16(code).ok().map(ExpectedStatus::Exactly),
+        let expected = match &config.status.0[..] {
+            [] => ExpectedStatus::Success,
+            ranges => ExpectedStatus::OneOf(ranges.into()),
         };
-        if expected.is_none() {
-            self.problems
-                .error(&at.key("status"), format!("bad status {}: expected 100 to 599", config.status));
-        }
         let hostname = config.hostname.as_ref().map(|hostname| HeaderValue::try_from(hostname.as_str()));
         if let Some(Err(_)) = hostname {
             self.problems.error(&at.key("hostname"), "bad host name");
@@ -1052,7 +1120,13 @@ impl Compiler<'_> {
         }
         let mut settings = HealthSettings::new(path?);
         settings.method = method.ok()?;
-        settings.expected = expected?;
+        settings.mode = mode;
+        settings.expected = expected;
+        settings.expected_body = config.expected_body.as_deref().map(Into::into);
+        settings.thresholds = Thresholds {
+            rise: NonZeroU32::new(config.rise).unwrap_or(NonZeroU32::MIN),
+            fall: NonZeroU32::new(config.fall).unwrap_or(NonZeroU32::MIN),
+        };
         settings.port = (config.port != 0).then_some(config.port);
         settings.hostname = hostname.and_then(Result::ok);
         settings.headers = headers;
@@ -1066,6 +1140,49 @@ impl Compiler<'_> {
 
 fn entry_at_of(name: &EntryPointName) -> ConfigPath {
     ConfigPath::of(&["entryPoints"]).key(name.as_str())
+}
+
+/// How a service's set treats its endpoints.
+fn care(config: &LoadBalancerConfig) -> Care {
+    let checks = config.health_check.as_ref();
+    Care {
+        watch: if checks.is_some() { Watch::Checked } else { Watch::Unchecked },
+        initial: match checks.map(|check| check.initial_state) {
+            Some(InitialState::Down) => Status::Down,
+            Some(InitialState::Up) | None => Status::Up,
+        },
+        first_warmth: config.slow_start.as_ref().map_or(WARM, |slow_start| slow_start.min_weight_percent),
+        panic_percent: config.panic_threshold,
+    }
+}
+
+/// How the answers of a service's endpoints are watched.
+fn watch_settings(config: &LoadBalancerConfig) -> WatchSettings {
+    let outliers = &config.outlier_detection;
+    let passive = config.passive_health_check.as_ref();
+    let window = passive.map_or(HumanDuration::secs(10), |passive| passive.failure_window);
+    WatchSettings {
+        outliers: outliers.enabled.then(|| OutlierSettings {
+            window: millis(outliers.window.unwrap_or(window)),
+            max_failed_attempts: passive.map_or(0, |passive| passive.max_failed_attempts),
+            consecutive_5xx: outliers.consecutive_5xx,
+            consecutive_gateway_errors: outliers.consecutive_gateway_errors,
+            consecutive_local_errors: outliers.consecutive_local_errors,
+            failure_share_deviation: outliers.failure_share_deviation,
+            latency_factor: outliers.latency_factor,
+            latency_floor: millis(outliers.latency_floor),
+            stall_timeout: millis(outliers.stall_timeout),
+            minimum_requests: outliers.minimum_requests,
+            base_ejection_time: millis(outliers.base_ejection_time.unwrap_or(window)),
+            max_ejection_time: millis(outliers.max_ejection_time),
+            max_ejection_percent: outliers.max_ejection_percent,
+        }),
+        slow_start: config.slow_start.as_ref().map(|slow_start| SlowStart {
+            duration: millis(slow_start.duration),
+            min_percent: slow_start.min_weight_percent,
+            aggression: slow_start.aggression,
+        }),
+    }
 }
 
 fn check_transport(config: &ServersTransportConfig, at: &ConfigPath, problems: &mut Problems) {
