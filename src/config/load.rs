@@ -28,7 +28,7 @@ const MAX_FILES: usize = 10_000;
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
 /// Blocks that stand in the main file only.
-const STATIC_BLOCKS: [&str; 13] = [
+const STATIC_BLOCKS: [&str; 14] = [
     "entryPoints",
     "serversTransport",
     "log",
@@ -42,6 +42,7 @@ const STATIC_BLOCKS: [&str; 13] = [
     "core",
     "onProblem",
     "workers",
+    "zone",
 ];
 
 /// Blocks that stand in any file.
@@ -588,6 +589,7 @@ impl Reading<'_> {
                 "core" => blocks.block(key, entry, &mut config.core),
                 "onProblem" => blocks.block(key, entry, &mut config.on_problem),
                 "workers" => blocks.block(key, entry, &mut config.workers),
+                "zone" => blocks.block(key, entry, &mut config.zone),
                 other => {
                     let path = ConfigPath::root().key(other);
                     blocks.problems.push(Problem::error(&path, format!("unknown key {other:?}")));
