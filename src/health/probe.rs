@@ -381,6 +381,8 @@ fn request(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::endpoint::PathUse;
     use crate::endpoint::url::ServerUrl;
@@ -427,5 +429,54 @@ mod tests {
         assert_eq!(says("12", &[]), Err("it does not know grpc.health.v1.Health".into()));
         assert_eq!(grpc_message(""), &[0, 0, 0, 0, 0][..]);
         assert_eq!(grpc_message("ab"), &[0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b'][..]);
+    }
+
+    /// A gRPC server that answers one check with these bytes and this status.
+    async fn grpc_server(answer: &'static [u8], status: &'static str) -> Arc<Endpoint> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a check");
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let head = http::Response::builder().header(CONTENT_TYPE, "application/grpc").body(());
+                let mut body = respond.send_response(head.expect("a head"), false).expect("open");
+                body.send_data(Bytes::from_static(answer), false).expect("open");
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static(status));
+                body.send_trailers(trailers).expect("open");
+            }
+        });
+        Endpoint::new(ServerUrl::parse(&url).expect("a url"), PathUse::Ignored)
+    }
+
+    #[tokio::test]
+    async fn grpc_is_asked_as_its_health_protocol_has_it() {
+        let mut settings = HealthSettings::new(PathAndQuery::from_static("/"));
+        settings.mode = Mode::Grpc("invoices".into());
+        let well = grpc_server(&[0, 0, 0, 0, 2, 8, 1], "0").await;
+        probe(&well, &settings).await.expect("it serves");
+        let ill = grpc_server(&[0, 0, 0, 0, 2, 8, 2], "0").await;
+        assert!(matches!(probe(&ill, &settings).await, Err(ProbeError::NotServing(_))));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_what_is_expected_is_not_well() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nall well").await;
+            }
+        });
+        let endpoint = Endpoint::new(ServerUrl::parse(&url).expect("a url"), PathUse::Ignored);
+        let mut settings = HealthSettings::new(PathAndQuery::from_static("/"));
+        settings.expected_body = Some("well".into());
+        probe(&endpoint, &settings).await.expect("it is there");
+        settings.expected_body = Some("ready".into());
+        assert!(matches!(probe(&endpoint, &settings).await, Err(ProbeError::Body(_))));
     }
 }

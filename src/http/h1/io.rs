@@ -104,6 +104,13 @@ impl Io {
         }
     }
 
+    /// Whether the other side had closed before what was written last came to it: it then answers with a reset, which
+    /// the kernel reports as a broken pipe because the end of its side was seen first. Takes the report.
+    pub fn was_closed_before(&self) -> bool {
+        let error = SockRef::from(&*self.tcp.borrow()).take_error();
+        error.is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+    }
+
     /// Tells the other side that nothing more will come.
     pub fn shutdown_write(&self) {
         // Fails only when the connection is gone already.
