@@ -51,6 +51,14 @@ impl Status {
     /// Cores run: endpoints can be asked for.
     pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>) {
         *self.shared.lock() = Some(Arc::clone(shared));
+        let [ours, traefiks, stale] = std::array::from_fn(|_| Arc::clone(shared));
+        self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
+        self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
+        self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
+            let snapshot = stale.snapshot.load();
+            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            vec![Sample { labels: Vec::new(), value: count as f64 }]
+        });
         let of_states = Arc::clone(shared);
         self.metrics.endpoints_from(move || endpoint_states(&of_states));
         self.metrics.samples_from(declared::ENDPOINT_EJECTIONS, move || {
@@ -136,6 +144,24 @@ impl AdminView for Status {
     fn options(&self) -> AdminOptions {
         self.options.lock().clone()
     }
+}
+
+/// When each certificate in use expires, by what Traefik calls it.
+fn expiries(shared: &Shared) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let mut seen = std::collections::BTreeSet::new();
+    let states = snapshot.tls.certificates.iter().map(|state| &state.facts);
+    states
+        .filter(|facts| seen.insert((facts.serial.clone(), facts.names.join(","))))
+        .map(|facts| Sample {
+            labels: vec![
+                ("cn", facts.common_name.clone()),
+                ("serial", facts.serial.clone()),
+                ("sans", facts.names.join(",")),
+            ],
+            value: facts.not_after as f64,
+        })
+        .collect()
 }
 
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {

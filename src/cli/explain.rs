@@ -81,7 +81,14 @@ fn head(args: &Explain) -> Result<RequestHead, String> {
 
 fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut String) -> std::fmt::Result {
     writeln!(out, "entry point {} ({})", entry.name, entry.address)?;
-    let peer = Peer::new((args.client_ip, 0).into(), false);
+    // `https://` asks for what a TLS connection gets.
+    let secure = args.url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    let routers = match (secure, entry.tls()) {
+        (false, _) => entry.routers(),
+        (true, Some(tls)) => &tls.routers,
+        (true, None) => return writeln!(out, "  takes no TLS connections\n"),
+    };
+    let peer = Peer::new((args.client_ip, 0).into(), secure);
     let port = authority::port(head.authority.as_str());
     let prepared = match receive(entry.settings(), &mut head, port, &peer, Kind::Plain, &[]) {
         Ok(prepared) => prepared,
@@ -102,7 +109,10 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
         "  {} for host {:?}, path {:?}{query}, from {}",
         head.method, host, subject.path, args.client_ip
     )?;
-    let considered = entry.routers().explain(&subject);
+    if let Some(tls) = entry.tls().filter(|_| secure) {
+        writeln!(out, "  TLS options {}", tls.options.find(Some(&host)).name)?;
+    }
+    let considered = routers.explain(&subject);
     let winner = considered.iter().position(|router| router.explained.matched);
     match winner {
         Some(winner) => {
@@ -233,6 +243,7 @@ fn kind(link: &Link) -> &'static str {
         Link::Edit(Edit::IpAllowList(_)) => "ipAllowList",
         Link::Edit(Edit::InFlightReq(_)) => "inFlightReq",
         Link::Edit(Edit::RateLimit(_)) => "rateLimit",
+        Link::Edit(Edit::RedirectScheme(_)) => "redirectScheme",
         Link::Around(Around::Retry(_)) => "retry",
     }
 }

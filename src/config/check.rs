@@ -113,7 +113,7 @@ fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems:
 }
 
 /// Schemes that servers cannot have yet. The compiler parses the rest of a URL.
-const SCHEMES_TO_COME: [&str; 2] = ["https", "h2c"];
+const SCHEMES_TO_COME: [&str; 1] = ["h2c"];
 
 fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -121,10 +121,10 @@ fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
         problems.push(
             Problem::error(at, format!("server url {scheme}:// is not supported yet"))
                 .within(0..scheme.len() + 3)
-                .hint("this version connects with http:// only"),
+                .hint("this version connects with http:// and https:// only"),
         );
-    } else if !scheme.eq_ignore_ascii_case("http") {
-        problems.push(Problem::error(at, "server url must begin with http://"));
+    } else if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        problems.push(Problem::error(at, "server url must begin with http:// or https://"));
     }
 }
 

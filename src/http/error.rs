@@ -78,6 +78,9 @@ pub enum ProxyError {
     /// The client went away before its answer.
     #[error("client closed the connection")]
     ClientGone,
+    /// The host asked for has other TLS options than the name in the handshake (RFC 9110 §15.5.20).
+    #[error("host has other TLS options than the name in the handshake")]
+    Misdirected,
     /// A body larger than a limit the operator set.
     #[error("request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -139,6 +142,14 @@ pub enum ProxyError {
     ConnectTimeout {
         /// Where to.
         endpoint: EndpointText,
+    },
+    /// The TLS handshake with the endpoint failed.
+    #[error("{endpoint}: {reason}")]
+    UpstreamTls {
+        /// Where to.
+        endpoint: EndpointText,
+        /// Who has to mend what.
+        reason: String,
     },
     /// The connection ended before a whole response head.
     #[error("{endpoint}: connection ended before a response: {cause}")]
@@ -230,10 +241,12 @@ impl ProxyError {
             Self::ClientGone => StatusCode::from_u16(499).expect("a number between 100 and 999"),
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RateLimited { .. } | Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::AddressNotAllowed { status, .. } => *status,
             Self::Overloaded(_) | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
+            | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::BadResponse { .. }
             | Self::UpstreamBody { .. } => StatusCode::BAD_GATEWAY,
@@ -261,6 +274,7 @@ impl ProxyError {
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_)
+            | Self::Misdirected
             | Self::NoRoute => Fault::Client,
             Self::RateLimited { .. }
             | Self::TooManyInFlight { .. }
@@ -269,6 +283,7 @@ impl ProxyError {
             Self::NoEndpoint { .. }
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::ResponseHeaderTimeout { .. }
             | Self::BadResponse { .. }
@@ -296,6 +311,8 @@ impl ProxyError {
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_) => true,
             Self::NoRoute
+            | Self::Misdirected
+            | Self::UpstreamTls { .. }
             | Self::RateLimited { .. }
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
@@ -329,6 +346,8 @@ impl ProxyError {
             Self::ClientGone => "client_gone",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
+            Self::UpstreamTls { .. } => "upstream_tls",
             Self::RateLimited { .. } => "rate_limited",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::AddressNotAllowed { .. } => "address_not_allowed",
@@ -351,6 +370,7 @@ impl ProxyError {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::NoRoute => "404 page not found\n".into(),
+            Self::Misdirected => "Misdirected Request\n".into(),
             Self::NoEndpoint { .. } => "no available server\n".into(),
             Self::TooManyInFlight { amount, .. } => format!("max connections reached: {amount}").into(),
             Self::BadPath(_) => "".into(),

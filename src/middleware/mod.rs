@@ -26,6 +26,7 @@ mod headers;
 mod in_flight_req;
 mod ip_allow_list;
 mod rate_limit;
+mod redirect_scheme;
 mod retry;
 mod source;
 mod strip_prefix;
@@ -38,6 +39,7 @@ pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
 pub use rate_limit::{BucketScope, RateLimit, RateLimitConfig};
+pub use redirect_scheme::{Lasts, RedirectScheme, RedirectSchemeConfig};
 pub use retry::{Retry, RetryConfig};
 pub use source::{IpStrategyConfig, Source, SourceCriterionConfig, compile_ranges};
 pub use strip_prefix::{StripPrefix, StripPrefixConfig};
@@ -62,6 +64,8 @@ pub enum MiddlewareConfig {
     RateLimit(RateLimitConfig),
     /// So many requests at once.
     InFlightReq(InFlightReqConfig),
+    /// Sends a request to the same address with another scheme.
+    RedirectScheme(RedirectSchemeConfig),
     /// Sends a request again when it failed.
     Retry(RetryConfig),
     /// Not supported yet.
@@ -76,8 +80,6 @@ pub enum MiddlewareConfig {
     Errors(NotYet),
     /// Not supported yet.
     RedirectRegex(NotYet),
-    /// Not supported yet.
-    RedirectScheme(NotYet),
     /// Not supported yet.
     BasicAuth(NotYet),
     /// Not supported yet.
@@ -187,6 +189,9 @@ impl MiddlewareConfig {
             Self::Retry(config) => {
                 config.compile(name, at, cx).map(|link| Link::Around(Around::Retry(Arc::new(link))))
             }
+            Self::RedirectScheme(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::RedirectScheme(link)))
+            }
             Self::Chain(_) => None,
             Self::StripPrefixRegex(_)
             | Self::ReplacePath(_)
@@ -194,7 +199,6 @@ impl MiddlewareConfig {
             | Self::EncodedCharacters(_)
             | Self::Errors(_)
             | Self::RedirectRegex(_)
-            | Self::RedirectScheme(_)
             | Self::BasicAuth(_)
             | Self::DigestAuth(_)
             | Self::ForwardAuth(_)
@@ -249,6 +253,8 @@ pub enum Edit {
     InFlightReq(Box<InFlightReq>),
     /// `rateLimit`.
     RateLimit(Box<RateLimit>),
+    /// `redirectScheme`.
+    RedirectScheme(RedirectScheme),
 }
 
 impl Edit {
@@ -264,6 +270,7 @@ impl Edit {
             Self::IpAllowList(link) => link.on_request(context, head),
             Self::InFlightReq(link) => link.on_request(context, head),
             Self::RateLimit(link) => link.on_request(context, head),
+            Self::RedirectScheme(link) => Ok(link.on_request(context, head)),
         }
     }
 
@@ -277,7 +284,8 @@ impl Edit {
             | Self::AddPrefix(_)
             | Self::IpAllowList(_)
             | Self::InFlightReq(_)
-            | Self::RateLimit(_) => {}
+            | Self::RateLimit(_)
+            | Self::RedirectScheme(_) => {}
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::middleware::LinkContext;
 use crate::snapshot::{EntryPoint, Route, Service};
 use crate::telemetry::access_log::{AccessLog, AccessRecord, End, OriginPart};
 use crate::telemetry::metrics::{ExchangeKey, MethodLabel, Protocol, Series, TimeoutKind};
+use crate::tls::session::TlsSession;
 
 /// What the path of one request reads and leaves behind.
 pub struct Exchange<'a> {
@@ -34,6 +35,8 @@ pub struct Exchange<'a> {
     pub conn: &'a ServerConn,
     /// Who sent it.
     pub peer: &'a Peer,
+    /// What its connection agreed on, if it is TLS.
+    pub tls: Option<&'a TlsSession>,
     /// Whom it is for, as it came.
     pub authority: &'a Checked,
     /// For its waits.
@@ -261,6 +264,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         query: None,
         version: http::Version::HTTP_11,
         scheme: if peer.tls { "https" } else { "http" },
+        tls: None,
         request_bytes: 0,
         origin: None,
         status: 0,
@@ -302,6 +306,7 @@ fn record(
         query: head.query,
         version: head.version,
         scheme: if exchange.peer.tls { "https" } else { "http" },
+        tls: exchange.tls.map(|session| Arc::clone(&session.logged)),
         request_bytes: 0,
         origin: None,
         status: response.status.as_u16(),

@@ -23,10 +23,11 @@ use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::{self, PoolLimits};
+use crate::upstream::PoolLimits;
 
 /// Answers a request from a service.
 ///
@@ -65,7 +66,10 @@ pub async fn forward<'a>(
         )
         .await
         {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                memory::keep_fields(std::mem::take(&mut head.headers));
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
         exchange.in_flight = None;
@@ -89,6 +93,7 @@ pub async fn forward<'a>(
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
+                ProxyError::UpstreamTls { .. } => RetryReason::Tls,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
                 _ => return Err(failure.error),
@@ -221,7 +226,7 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    let pool = core.pools.of(endpoint, service.label, limits);
+    let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
     // What cannot be sent again deserves a look at the socket itself.
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
     let pooled = if fresh_only { None } else { pool.take(!repeatable) };
@@ -233,7 +238,8 @@ async fn attempt(
         None => {
             let until =
                 exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
-            match upstream::connect(endpoint, exchange.slot, until).await {
+            let handshake = transport.tls_handshake_timeout;
+            match pool.connect(exchange.slot, until, handshake, exchange.deadline).await {
                 Ok(conn) => {
                     core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
                     core.trust(endpoint.id());
@@ -244,6 +250,7 @@ async fn attempt(
                         ProxyError::ConnectTimeout { .. } => {
                             (ConnectOutcome::TimedOut, Suspicion::Unreachable)
                         }
+                        ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
                         _ => (ConnectOutcome::Failed, Suspicion::Refused),
                     };
                     core.metrics.upstream_connect(service.label, outcome);

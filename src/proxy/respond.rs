@@ -17,7 +17,7 @@ pub fn refusal(error: &ProxyError) -> Response {
     let mut response = Response::new(error.status(), Body::full(body));
     let headers = &mut response.head.headers;
     match error {
-        ProxyError::NoRoute | ProxyError::NoEndpoint { .. } => {
+        ProxyError::NoRoute | ProxyError::Misdirected | ProxyError::NoEndpoint { .. } => {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }

@@ -16,8 +16,9 @@ use crate::http::path::{self, Prepared};
 use crate::http::text::Text;
 use crate::matcher::Subject;
 use crate::middleware::{Around, Edit, Flow, Link};
-use crate::snapshot::{ChainLink, EntrySettings, Route, Service, Underscores};
+use crate::snapshot::{ChainLink, EntrySettings, EntryTls, Route, Service, Underscores};
 use crate::telemetry::metrics::LimitDecision;
+use crate::tls::session::TlsSession;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
 pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, body: Body) -> Response {
@@ -61,9 +62,25 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         headers: &head.headers,
         client_ip: exchange.peer.addr.ip(),
     };
-    let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
+    let routers = match (exchange.tls, &entry.tls) {
+        (Some(session), Some(tls)) => {
+            is_directed(session, tls, subject.host)?;
+            &tls.routers
+        }
+        (None, _) => &entry.routers,
+        // TLS has been taken out of the configuration, the connection is still there.
+        (Some(_), None) => return Err(ProxyError::NoRoute),
+    };
+    let route = routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
     head.path = prepared.upstream;
     Ok(route)
+}
+
+/// Whether the host may be asked for on this connection: another name was in the handshake, and with it
+/// perhaps other options (whose clients must show a certificate, say).
+fn is_directed(session: &TlsSession, tls: &EntryTls, host: &str) -> Result<(), ProxyError> {
+    // Asked even when the names are the same: a reload may have given the name other options since.
+    if tls.options.find(Some(host)).name == session.options { Ok(()) } else { Err(ProxyError::Misdirected) }
 }
 
 /// What an entry point does to a head before its routers see it. `port` is the one written in its authority. The

@@ -19,6 +19,7 @@ use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
+use crate::http::h1::memory;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
@@ -29,8 +30,10 @@ use crate::proxy::{respond, serve, tunnel};
 use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel};
+use crate::tls::session::TlsSession;
 
 use super::listener::Admission;
+use super::secure;
 
 /// A client that has closed its side may still be waiting for its answer (`nc`), or be gone. It gets this
 /// long before what is done for it is given up.
@@ -90,6 +93,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let Accepted { stream, peer, listener, admission } = accepted;
     let Some(entry) = core.snapshot().entry_point(listener).cloned() else { return };
     let label = entry.label;
+    let takes_tls = entry.tls.is_some();
     drop(entry);
     let stream = match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => stream,
@@ -99,11 +103,25 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         }
     };
     let mut open = Open::new(&core, label);
+    let slot = core.timers.slot();
+    let (io, tls) = if takes_tls {
+        match Box::pin(secure::meet(&core, label, listener, stream, &slot)).await {
+            Ok(met) => met,
+            Err(reason) => {
+                open.reason = reason;
+                return;
+            }
+        }
+    } else {
+        (Io::new(stream), None)
+    };
+    let conn = ServerConn::new(io, core.timers.slot());
     let connection = Connection {
-        conn: ServerConn::new(Io::new(stream), core.timers.slot()),
-        slot: core.timers.slot(),
+        conn: Rc::clone(&conn),
+        slot,
         watch: core.timers.slot(),
-        peer: Peer::new(peer, false),
+        peer: Peer::new(peer, tls.is_some()),
+        tls,
         opened: clock::now(),
         served: 0,
         listener,
@@ -111,6 +129,9 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         control: &control,
     };
     open.reason = connection.serve().await;
+    if open.reason.is_clean() {
+        conn.io().close_notify();
+    }
     drop(admission);
 }
 
@@ -140,6 +161,7 @@ struct Connection<'a> {
     /// For the wait on a client that has closed its side.
     watch: Slot,
     peer: Peer,
+    tls: Option<Box<TlsSession>>,
     opened: Millis,
     served: u32,
     listener: ListenerId,
@@ -246,6 +268,7 @@ impl Connection<'_> {
             entry,
             conn: &self.conn,
             peer: &self.peer,
+            tls: self.tls.as_deref(),
             authority: &authority,
             slot: &self.slot,
             links: LinkContext::new(self.peer.addr, self.peer.tls, started),
@@ -323,6 +346,7 @@ impl Connection<'_> {
         };
         let (bytes_in, bytes_out) = self.conn.counts();
         ending.finish(core, status, bytes_in, bytes_out);
+        memory::keep_fields(response.head.headers);
         if let Some(reason) = next {
             if version == Version::HTTP_10 {
                 // Without a length, only a reset tells the client that something is missing.

@@ -102,12 +102,20 @@ pub fn allow_overlap(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).set_reuse_port(true)
 }
 
+/// Connections that an entry point has turned away, by the limit that they were over.
+#[derive(Debug, Default)]
+pub struct TurnedAway {
+    /// `maxConnections`.
+    pub max: AtomicU64,
+    /// `maxConnectionsPerClient`.
+    pub max_per_client: AtomicU64,
+}
+
 /// How many connections a listener has and may have.
 #[derive(Debug, Default)]
 pub struct Admissions {
     open: AtomicU32,
-    /// Turned away.
-    pub refused: AtomicU64,
+    turned_away: Arc<TurnedAway>,
     /// 0: no limit.
     pub max: AtomicU32,
     /// Of them, of one client address; 0: no limit.
@@ -116,6 +124,11 @@ pub struct Admissions {
 }
 
 impl Admissions {
+    /// Counts what it turns away in `turned_away`.
+    pub fn new(turned_away: Arc<TurnedAway>) -> Self {
+        Self { turned_away, ..Self::default() }
+    }
+
     /// Connections that are open.
     pub fn open(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
@@ -125,7 +138,7 @@ impl Admissions {
         let max = self.max.load(Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) >= max && max > 0 {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.turned_away.max.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let mut ticket = Ticket { admissions: Arc::clone(self), client: None };
@@ -134,7 +147,7 @@ impl Admissions {
             let mut clients = self.clients.lock();
             let open = clients.entry(client).or_default();
             if *open >= max_per_client {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+                self.turned_away.max_per_client.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             *open += 1;

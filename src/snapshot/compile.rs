@@ -3,6 +3,7 @@
 //! Compiling changes nothing that runs: what a reload takes over is only named here, and changed by
 //! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,30 +13,32 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
 use super::entries::{self, InternalRouter};
+use super::tls::{Tls, TlsCompiler};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, Service, ServiceKind,
-    Snapshot, Transport, Underscores, Weighted,
+    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Internal, ListenerId, Route, Service,
+    ServiceKind, Snapshot, Transport, Underscores, Weighted,
 };
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
 use crate::balance::weighted::WeightedChildren;
 use crate::balance::{Balancer, Strategy};
 use crate::common::clock::{self, Millis};
-use crate::common::names::{EntryPointName, RouterName, ServiceName};
+use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
-use crate::config::document::DocumentConfig;
+use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::RouterConfig;
 use crate::config::service::{
     self, HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, WeightedConfig,
 };
+use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
 use crate::endpoint::health::{Status, Thresholds};
 use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::outlier::OutlierSettings;
 use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
-use crate::endpoint::url::ServerUrl;
+use crate::endpoint::url::{Scheme, ServerUrl};
 use crate::health::outlier::{SlowStart, WatchSettings, Watched};
 use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
 use crate::http::forwarded::Forwarded;
@@ -44,8 +47,9 @@ use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::Stores;
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
-use crate::middleware::{self, CompileContext};
+use crate::middleware::{self, CompileContext, Edit, Lasts, Link, RedirectScheme};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
+use crate::tls::server::{ByName, DEFAULT};
 
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
@@ -62,6 +66,7 @@ pub struct Draft {
     services: BTreeMap<ServiceName, Arc<Service>>,
     memory: Budgets,
     stores: Stores,
+    tls: Tls,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
 }
@@ -83,6 +88,7 @@ pub struct EntryDraft {
     series: Series,
     settings: EntrySettings,
     routers: RouterTable<Arc<Route>>,
+    tls: Option<Box<EntryTls>>,
     access_log: bool,
 }
 
@@ -129,6 +135,7 @@ impl Draft {
             services: self.services,
             memory: self.memory,
             stores: self.stores.settle(),
+            tls: self.tls,
         }
     }
 
@@ -139,9 +146,14 @@ impl Draft {
 }
 
 impl EntryDraft {
-    /// Its routers.
+    /// Its routers of plain connections.
     pub fn routers(&self) -> &RouterTable<Arc<Route>> {
         &self.routers
+    }
+
+    /// What holds for TLS connections; `None` where none is taken.
+    pub fn tls(&self) -> Option<&EntryTls> {
+        self.tls.as_deref()
     }
 
     /// Its limits and times.
@@ -157,6 +169,7 @@ impl EntryDraft {
             series: self.series,
             settings: self.settings,
             routers: self.routers,
+            tls: self.tls,
             access_log: self.access_log,
         }
     }
@@ -189,6 +202,8 @@ pub fn compile(
         remarks,
         entry_points_elsewhere: remarks == Remarks::All && config.is_dynamic(),
         said_so: false,
+        tls: TlsCompiler::new(previous.map(|previous| &previous.tls)),
+        tls_hosts: BTreeMap::new(),
         problems,
         stores,
         services: BTreeMap::new(),
@@ -209,6 +224,9 @@ struct Compiler<'a> {
     /// It is a dynamic file, whose entry points are defined in another one.
     entry_points_elsewhere: bool,
     said_so: bool,
+    tls: TlsCompiler<'a>,
+    /// What each host's routers say of options, by entry point.
+    tls_hosts: BTreeMap<EntryPointName, BTreeMap<String, (String, ConfigPath)>>,
     problems: &'a mut Problems,
     stores: Stores,
     /// `None` for one with errors.
@@ -224,6 +242,13 @@ struct Compiler<'a> {
 /// A router on one entry point.
 type Entry = (Rule, i64, String, Arc<Route>);
 
+/// Routers of one entry point.
+#[derive(Default)]
+struct Routers {
+    plain: Vec<Entry>,
+    tls: Vec<Entry>,
+}
+
 impl Compiler<'_> {
     fn run(&mut self) -> Draft {
         let config = self.config;
@@ -233,17 +258,21 @@ impl Compiler<'_> {
             check_transport(transport, &http.key("serversTransports").key(name), self.problems);
         }
         check_transport(&config.servers_transport, &ConfigPath::of(&["serversTransport"]), self.problems);
+        let entry_configs = entries::entry_points(config);
+        let speaks_tls = entry_configs.values().any(|entry| entry.http.tls.is_some())
+            || config.http.routers.values().any(|router| router.tls.is_some());
+        self.tls.run(config, speaks_tls, self.problems);
         for name in config.http.services.keys() {
             self.service(name);
         }
-        let entry_configs = entries::entry_points(config);
-        let mut entries: BTreeMap<&EntryPointName, Vec<Entry>> =
-            entry_configs.keys().map(|name| (name, Vec::new())).collect();
+        let mut entries: BTreeMap<&EntryPointName, Routers> =
+            entry_configs.keys().map(|name| (name, Routers::default())).collect();
         for (name, router) in &config.http.routers {
             self.router(name, router, &entry_configs, &mut entries);
         }
+        self.redirections(&entry_configs, &mut entries);
         self.internal_routers(&entry_configs, &mut entries);
-        let mut routers: BTreeMap<EntryPointName, Vec<Entry>> =
+        let mut routers: BTreeMap<EntryPointName, Routers> =
             entries.into_iter().map(|(name, entries)| (name.clone(), entries)).collect();
         let entry_points = entry_configs
             .iter()
@@ -262,6 +291,7 @@ impl Compiler<'_> {
                 .filter_map(|(name, service)| Some((name, service?)))
                 .collect(),
             stores: std::mem::take(&mut self.stores),
+            tls: std::mem::take(&mut self.tls.tls),
             endpoints: std::mem::take(&mut self.endpoints),
             budgets: std::mem::take(&mut self.budgets),
         }
@@ -270,7 +300,7 @@ impl Compiler<'_> {
     fn internal_routers(
         &mut self,
         entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
-        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
     ) {
         for internal in entries::internal_routers(self.config) {
             let InternalRouter { entry_point: entry, name, rule, service, at } = internal;
@@ -295,7 +325,11 @@ impl Compiler<'_> {
                 access_log: false,
                 metrics: false,
             };
-            routers.push((rule, INTERNAL_PRIORITY, name.to_owned(), Arc::new(route)));
+            let route = Arc::new(route);
+            if entry_configs.get(entry.as_str()).is_some_and(|entry| entry.http.tls.is_some()) {
+                routers.tls.push((rule.clone(), INTERNAL_PRIORITY, name.to_owned(), Arc::clone(&route)));
+            }
+            routers.plain.push((rule, INTERNAL_PRIORITY, name.to_owned(), route));
         }
     }
 
@@ -303,7 +337,7 @@ impl Compiler<'_> {
         &mut self,
         name: &EntryPointName,
         entry: &EntryPointConfig,
-        routers: Vec<Entry>,
+        routers: Routers,
     ) -> EntryDraft {
         let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
         let times = &entry.transport.responding_timeouts;
@@ -354,8 +388,137 @@ impl Compiler<'_> {
                     entry_point::UnderscoreHeadersStrategy::Reject => Underscores::Reject,
                 },
             },
-            routers: RouterTable::new(routers),
+            tls: self.entry_tls(name, entry, routers.tls),
+            routers: RouterTable::new(routers.plain),
             access_log: entry.observability.access_logs,
+        }
+    }
+
+    fn entry_tls(
+        &mut self,
+        name: &EntryPointName,
+        entry: &EntryPointConfig,
+        routers: Vec<Entry>,
+    ) -> Option<Box<EntryTls>> {
+        if routers.is_empty() && entry.http.tls.is_none() {
+            return None;
+        }
+        // Without them it has been said why, and the document is refused.
+        let default = Arc::clone(self.tls.tls.options.get(DEFAULT)?);
+        let hosts = self.tls_hosts.remove(name).unwrap_or_default();
+        let options = &self.tls.tls.options;
+        let hosts: Vec<_> = hosts
+            .into_iter()
+            .filter_map(|(host, (wanted, _))| Some((host, Arc::clone(options.get(&wanted)?))))
+            .collect();
+        let before = self.previous.and_then(|previous| {
+            let entry = previous.entry_points.iter().find(|entry| entry.name == *name)?;
+            entry.tls.as_ref().map(|tls| Arc::clone(&tls.handshakes))
+        });
+        Some(Box::new(EntryTls {
+            routers: RouterTable::new(routers),
+            options: ByName::new(hosts, default),
+            handshake_timeout: millis(entry.transport.responding_timeouts.handshake_timeout),
+            handshakes: before.unwrap_or_default(),
+            max_handshakes: entry.max_handshakes,
+        }))
+    }
+
+    /// The name of the options that a router, or its entry point, asks for.
+    fn tls_options(&mut self, config: &RouterTlsConfig, at: &ConfigPath) -> Option<String> {
+        let name = match config.options.as_deref().filter(|name| !name.is_empty()) {
+            None => DEFAULT,
+            Some(written) => local_name(written),
+        };
+        if name == DEFAULT || self.config.tls.options.contains_key(name) {
+            return Some(name.to_owned());
+        }
+        if !self.is_broken(&ConfigPath::of(&["tls", "options"]).key(name)) {
+            let known = self.config.tls.options.keys().map(String::as_str);
+            self.problems.push(unknown("set of TLS options", name, &at.key("options"), known));
+        }
+        None
+    }
+
+    /// Notes which options the hosts of a router shall have. Two routers that disagree both get the default
+    /// ones, as in Traefik.
+    fn note_hosts(&mut self, entry: &EntryPointName, rule: &Rule, options: &str, at: &ConfigPath) {
+        let hosts = rule.hosts();
+        if hosts.is_empty() && options != DEFAULT {
+            let problem =
+                Problem::warning(at, format!("options {options:?} hold for no name: the rule has no Host"));
+            self.problems
+                .push(problem.hint("options are chosen by the name in the handshake; add Host(...)"));
+        }
+        for host in hosts {
+            let known = self.tls_hosts.entry(entry.clone()).or_default();
+            match known.entry(host.to_ascii_lowercase()) {
+                MapEntry::Vacant(vacant) => drop(vacant.insert((options.to_owned(), at.clone()))),
+                MapEntry::Occupied(mut other) if other.get().0 != options => {
+                    let message = format!(
+                        "host {host:?} has other TLS options in another router ({}): it gets the default ones",
+                        other.get().1
+                    );
+                    other.get_mut().0 = DEFAULT.to_owned();
+                    self.problems.push(Problem::warning(at, message).hint("name the same options in both"));
+                }
+                MapEntry::Occupied(_) => {}
+            }
+        }
+    }
+
+    /// `http.redirections`: a router before all others that sends plain requests elsewhere.
+    fn redirections(
+        &mut self,
+        entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
+    ) {
+        for (name, entry) in entry_configs {
+            let Some(to) = entry.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref()) else {
+                continue;
+            };
+            let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
+            let at = at.key("http").key("redirections").key("entryPoint");
+            let port = match to.to.strip_prefix(':') {
+                Some(port) => port.parse().ok().filter(|port| *port > 0).or_else(|| {
+                    self.problems.error(&at.key("to"), format!("bad port {port:?}"));
+                    None
+                }),
+                None => match entry_configs.get(to.to.as_str()) {
+                    Some(target) => Some(target.address.port),
+                    None => {
+                        let known = entry_configs.keys().map(|name| name.as_str());
+                        self.problems.push(unknown("entry point", &to.to, &at.key("to"), known));
+                        None
+                    }
+                },
+            };
+            let Some(port) = port else { continue };
+            if !matches!(to.scheme.as_str(), "http" | "https") {
+                self.problems.error(&at.key("scheme"), "must be http or https");
+                continue;
+            }
+            let lasts = if to.permanent { Lasts::ForEver } else { Lasts::Once };
+            let target = to.to.strip_prefix(':').unwrap_or(&to.to);
+            let middleware = MiddlewareName::new(&format!("redirect-{name}-to-{target}@internal"));
+            let link = Link::Edit(Edit::RedirectScheme(RedirectScheme::new(&to.scheme, Some(port), lasts)));
+            let label = self.metrics.middleware(&middleware);
+            let router = format!("{name}-to-{target}@internal");
+            let Ok(rule) = Rule::parse("HostRegexp(`^.+$`)") else { continue };
+            let route = Arc::new(Route {
+                name: RouterName::new(&router),
+                chain: Box::new([ChainLink { name: middleware, label, link }]),
+                service: self.internal(Internal::Noop),
+                request_timeout: 0,
+                response_header_timeout: None,
+                idle_timeout: None,
+                series: self.metrics.series(name, None, None),
+                access_log: entry.observability.access_logs,
+                metrics: entry.observability.metrics,
+            });
+            if let Some(routers) = entries.get_mut(name) {
+                routers.plain.push((rule, to.priority, router, route));
+            }
         }
     }
 
@@ -380,7 +543,7 @@ impl Compiler<'_> {
         name: &RouterName,
         router: &RouterConfig,
         entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
-        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
     ) {
         let at = ConfigPath::of(&["http", "routers"]).key(name.as_str());
         let before = self.problems.len();
@@ -411,6 +574,17 @@ impl Compiler<'_> {
                 .chain(own)
                 .map(|(name, link)| ChainLink { label: metrics.middleware(&name), name, link })
                 .collect();
+            let tls_at = match &router.tls {
+                Some(_) => at.key("tls"),
+                None => entry_at_of(entry_name).key("http").key("tls"),
+            };
+            let options = match router.tls.as_ref().or(entry.http.tls.as_ref()) {
+                None => None,
+                Some(tls) => match self.tls_options(tls, &tls_at) {
+                    Some(options) => Some(options),
+                    None => continue,
+                },
+            };
             let seen = &router.observability;
             let route = Arc::new(Route {
                 name: name.clone(),
@@ -423,14 +597,18 @@ impl Compiler<'_> {
                 access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
                 metrics: seen.metrics.unwrap_or(entry.observability.metrics),
             });
-            routes.push((*entry_name, (rule, router.priority, name.as_str().to_owned(), route)));
+            if let Some(options) = &options {
+                self.note_hosts(entry_name, &rule, options, &at.key("tls"));
+            }
+            let of = (rule, router.priority, name.as_str().to_owned(), route);
+            routes.push((*entry_name, options.is_some(), of));
         }
         if self.problems.errors_since(before) {
             return;
         }
-        for (entry_name, route) in routes {
+        for (entry_name, is_tls, route) in routes {
             if let Some(routers) = entries.get_mut(entry_name) {
-                routers.push(route);
+                if is_tls { routers.tls.push(route) } else { routers.plain.push(route) }
             }
         }
     }
@@ -640,7 +818,8 @@ impl Compiler<'_> {
             self.problems.warn(at, "no servers: every request will be answered with 503");
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
-        let transport = self.transport(config, at)?;
+        let uses_tls = servers.iter().any(|server| server.url.scheme() == Scheme::Https);
+        let transport = self.transport(config, uses_tls, at)?;
         let strategy = match config.strategy {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
@@ -686,13 +865,22 @@ impl Compiler<'_> {
         })))
     }
 
-    fn transport(&mut self, config: &LoadBalancerConfig, at: &ConfigPath) -> Option<Transport> {
+    fn transport(
+        &mut self,
+        config: &LoadBalancerConfig,
+        uses_tls: bool,
+        at: &ConfigPath,
+    ) -> Option<Transport> {
+        let mut named = None;
         let settings = match &config.servers_transport {
             None => &self.config.servers_transport,
             Some(text) => {
                 let name = text.strip_suffix("@file").unwrap_or(text);
                 match self.config.http.servers_transports.get(name) {
-                    Some(settings) => settings,
+                    Some(settings) => {
+                        named = Some(name);
+                        settings
+                    }
                     None if text == "default@internal" => &self.config.servers_transport,
                     None => {
                         let known = self.config.http.servers_transports.keys().map(String::as_str);
@@ -703,8 +891,11 @@ impl Compiler<'_> {
                 }
             }
         };
+        let tls = if uses_tls { Some(self.tls.transport(named, settings, self.problems)?) } else { None };
         let times = &settings.forwarding_timeouts;
         Some(Transport {
+            tls_handshake_timeout: millis(times.tls_handshake_timeout),
+            tls,
             dial_timeout: millis(times.dial_timeout),
             response_header_timeout: millis(times.response_header_timeout),
             idle_timeout: millis(times.idle_timeout),
@@ -773,6 +964,10 @@ impl Compiler<'_> {
         settings.redirects = if config.follow_redirects { Redirects::Follow } else { Redirects::Answer };
         Some(settings)
     }
+}
+
+fn entry_at_of(name: &EntryPointName) -> ConfigPath {
+    ConfigPath::of(&["entryPoints"]).key(name.as_str())
 }
 
 /// How a service's set treats its endpoints.

@@ -19,4 +19,5 @@ mod routing;
 mod services;
 mod shutdown;
 mod timeouts;
+mod tls;
 mod upstream_faults;

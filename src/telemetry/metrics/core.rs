@@ -16,8 +16,8 @@ use crate::http::error::{Fault, ProxyError};
 use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, LimitDecision, MethodLabel, MiddlewareLabel,
-    Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, LimitDecision, MethodLabel,
+    MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -35,6 +35,8 @@ const OVERFLOW: ExchangeKey =
 pub(super) enum Figure {
     Accepted,
     Closed,
+    Handshake,
+    Handshaking,
     UpstreamConnect,
     PoolIdle,
     Retry,
@@ -130,6 +132,22 @@ impl CoreMetrics {
     /// Counts the end of a connection.
     pub fn connection_closed(&self, entry_point: EntryPointLabel, reason: CloseReason) {
         self.small((Figure::Closed, entry_point.0, reason as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a TLS handshake that began; every one must be ended by [`Self::handshake_ended`].
+    pub fn handshake_begun(&self, entry_point: EntryPointLabel) {
+        self.small((Figure::Handshaking, entry_point.0, 0), |cell| cell.add(1));
+    }
+
+    /// Counts the end of a TLS handshake that had begun.
+    pub fn handshake_ended(&self, entry_point: EntryPointLabel, outcome: Handshake) {
+        self.small((Figure::Handshaking, entry_point.0, 0), |cell| cell.sub(1));
+        self.handshake_refused(entry_point, outcome);
+    }
+
+    /// Counts a TLS handshake that was not begun.
+    pub fn handshake_refused(&self, entry_point: EntryPointLabel, outcome: Handshake) {
+        self.small((Figure::Handshake, entry_point.0, outcome as u8), |cell| cell.add(1));
     }
 
     /// Counts how an attempt came by its connection.

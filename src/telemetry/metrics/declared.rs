@@ -63,7 +63,13 @@ metrics! {
     // --- connections -------------------------------------------------------------------------
     CONNECTIONS_ACCEPTED = Counter "sluicegate_connections_accepted_total" "Client connections that came in, by entry point.";
     CONNECTIONS_CLOSED = Counter "sluicegate_connections_closed_total" "Client connections that ended, by entry point and reason.";
+    CONNECTIONS_REFUSED = Counter "sluicegate_connections_refused_total" "Client connections that were closed as they came in, by entry point and the limit they were over.";
     CONNECTIONS_OPEN = Gauge "sluicegate_connections_open" "Client connections now, by entry point.";
+    // --- TLS ---------------------------------------------------------------------------------
+    TLS_HANDSHAKES = Counter "sluicegate_tls_handshakes_total" "TLS handshakes of clients that ended, by entry point and outcome.";
+    TLS_HANDSHAKING = Gauge "sluicegate_tls_handshakes_in_progress" "TLS handshakes of clients now, by entry point.";
+    TLS_CERTS_NOT_AFTER = Gauge "sluicegate_tls_certs_not_after" "When a certificate in use expires, in seconds since 1970.";
+    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates whose files hold something that cannot be used, so that what was loaded before stays in use.";
     // --- upstream ----------------------------------------------------------------------------
     UPSTREAM_CONNECTS = Counter "sluicegate_upstream_connects_total" "How attempts came by their upstream connection, by service.";
     UPSTREAM_IDLE = Gauge "sluicegate_upstream_idle_connections" "Upstream connections that wait in the pools, by service.";
@@ -108,6 +114,7 @@ metrics! {
     TRAEFIK_SERVICE_BYTES_IN = Counter "traefik_service_requests_bytes_total" "As sluicegate_service_requests_bytes_total.";
     TRAEFIK_SERVICE_BYTES_OUT = Counter "traefik_service_responses_bytes_total" "As sluicegate_service_responses_bytes_total.";
     TRAEFIK_OPEN_CONNECTIONS = Gauge "traefik_open_connections" "As sluicegate_connections_open.";
+    TRAEFIK_TLS_CERTS = Gauge "traefik_tls_certs_not_after" "As sluicegate_tls_certs_not_after.";
     TRAEFIK_RETRIES = Counter "traefik_service_retries_total" "As sluicegate_service_retries_total, without the reason.";
     TRAEFIK_SERVER_UP = Gauge "traefik_service_server_up" "As sluicegate_service_endpoint_up.";
     TRAEFIK_CONFIG_RELOADS = Counter "traefik_config_reloads_total" "Documents accepted.";

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, LimitDecision, RetryReason, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, Handshake, LimitDecision, RetryReason, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -73,6 +73,18 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::Closed,
         name: Some(("entrypoint", Kindred::EntryPoint)),
         word: Some(("reason", |value| CloseReason::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::TLS_HANDSHAKES,
+        figure: Figure::Handshake,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: Some(("outcome", |value| Handshake::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::TLS_HANDSHAKING,
+        figure: Figure::Handshaking,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: None,
     },
     SmallFamily {
         metric: declared::UPSTREAM_CONNECTS,
@@ -187,6 +199,9 @@ impl Metrics {
         self.configuration(&mut page, &settings);
         self.access_log_lines(&mut page);
         for (metric, source) in self.sources.lock().iter() {
+            if metric.name.starts_with("traefik_") && !settings.traefik_names {
+                continue;
+            }
             page.family(metric);
             for sample in source() {
                 let labels: Vec<_> =

@@ -7,6 +7,7 @@ pub mod client;
 pub mod load;
 pub mod origin;
 pub mod proxy;
+pub mod tls;
 pub mod wire;
 
 use std::fmt::Debug;
