@@ -154,7 +154,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::uri::PathAndQuery;
-    use http::{HeaderValue, Method, StatusCode};
+    use http::{HeaderValue, Method};
     use parking_lot::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

@@ -331,7 +331,8 @@ impl ClientConn {
         if let ExchangeCause::Closed(error) = cause
             && error.kind() != io::ErrorKind::UnexpectedEof
         {
-            return error.kind() == io::ErrorKind::BrokenPipe;
+            // Of a read, which takes the report itself.
+            return error.kind() == io::ErrorKind::BrokenPipe && self.io.is_plain();
         }
         for _ in 0..RESET_LOOKS {
             if self.io.was_closed_before() {
@@ -658,6 +659,7 @@ mod tests {
 
     use super::*;
     use crate::common::timer::Timers;
+    use crate::http::text::Text;
 
     #[derive(Debug)]
     struct Nowhere;
@@ -681,9 +683,9 @@ mod tests {
         let slot = timers.slot();
         let head = RequestHead {
             method: Method::POST,
-            path: "/".into(),
+            path: Text::from_static("/"),
             query: None,
-            authority: "a.test".into(),
+            authority: Text::from_static("a.test"),
             version: http::Version::HTTP_11,
             headers: HeaderMap::new(),
         };
