@@ -461,6 +461,9 @@ impl Reloader {
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
         let generation = snapshot.generation;
+        for redis in snapshot.stores.redis.backends() {
+            redis.start();
+        }
         let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {

@@ -136,10 +136,16 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
         write!(out, "  -> {} {}", kind(&link.link), link.name)?;
         let before = head.path.as_str().to_owned();
         let outcome = match &link.link {
-            // Limits depend on what else is going on, retries on what the service answers.
-            Link::Edit(Edit::RateLimit(_) | Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => {
-                Ok(Flow::Next)
+            // Whether a limit is reached depends on what else is going on: which one it is, does not.
+            Link::Edit(Edit::RateLimit(limit)) => {
+                writeln!(out)?;
+                for line in limit.describe(&context, &head) {
+                    writeln!(out, "     {line}")?;
+                }
+                continue;
             }
+            // So do these, or on what the service answers.
+            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => Ok(Flow::Next),
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {
@@ -175,6 +181,21 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                 time(route.response_header_timeout.unwrap_or(transport.response_header_timeout)),
                 time(route.idle_timeout.unwrap_or(transport.idle_timeout)),
             )?;
+            if let Some(outbound) = &balanced.outbound {
+                let limit = outbound.pace.limit();
+                for quota in limit.windows().iter().map(|window| &window.quota) {
+                    let nanos = std::time::Duration::from_nanos;
+                    writeln!(
+                        out,
+                        "{:indent$}   {} requests out per {}, {} at once, waiting up to {}",
+                        "",
+                        quota.average(),
+                        HumanDuration(nanos(quota.period())),
+                        quota.burst(),
+                        HumanDuration(nanos(quota.max_delay())),
+                    )?;
+                }
+            }
             let set = balanced.endpoints.load();
             if set.members().is_empty() {
                 writeln!(out, "{:indent$}   no endpoints: 503", "")?;

@@ -44,6 +44,68 @@ pub struct LoadBalancerConfig {
     pub servers_transport: Option<String>,
     /// The built-in retry.
     pub retry: ServiceRetryConfig,
+    /// So many requests in so much time to the service or to each server. Default: no limit.
+    pub outbound_limit: Option<OutboundLimitConfig>,
+}
+
+/// A limit on what is sent out: too early requests wait for their turn, in the order in which they came.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutboundLimitConfig {
+    /// Requests a period, every try counted. Required, at least 1.
+    pub average: u64,
+    /// Length of the period. Default `1s`.
+    #[serde(default = "one_second")]
+    pub period: HumanDuration,
+    /// Requests at once after a rest. Default 1.
+    #[serde(default = "one_request")]
+    pub burst: u64,
+    /// Whether all servers are limited together (`service`) or each on its own (`server`). Default `service`.
+    #[serde(default)]
+    pub scope: OutboundScope,
+    /// The longest that a request waits for its turn; 0: it is refused at once. Default `1s`.
+    #[serde(default = "one_second")]
+    pub max_wait: HumanDuration,
+    /// Requests that wait together. Default 1000.
+    #[serde(default = "thousand")]
+    pub max_queue: u64,
+    /// The longest pause that a server may ask for by 429 or `Retry-After`; 0: it is not obeyed. Default `1m`.
+    #[serde(default = "one_minute")]
+    pub max_pause: HumanDuration,
+    /// What a request is answered with that has no turn in time; 400 to 599. Default 503.
+    #[serde(default = "unavailable")]
+    pub status: u16,
+}
+
+/// Who is limited together.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutboundScope {
+    /// All servers of the service.
+    #[default]
+    Service,
+    /// Each server.
+    Server,
+}
+
+fn one_second() -> HumanDuration {
+    HumanDuration::secs(1)
+}
+
+fn one_minute() -> HumanDuration {
+    HumanDuration::secs(60)
+}
+
+fn one_request() -> u64 {
+    1
+}
+
+fn thousand() -> u64 {
+    1000
+}
+
+fn unavailable() -> u16 {
+    503
 }
 
 impl Default for LoadBalancerConfig {
@@ -60,6 +122,7 @@ impl Default for LoadBalancerConfig {
             response_forwarding: ResponseForwardingConfig::default(),
             servers_transport: None,
             retry: ServiceRetryConfig::default(),
+            outbound_limit: None,
         }
     }
 }

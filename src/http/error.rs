@@ -5,11 +5,11 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use http::StatusCode;
 
 use crate::common::names::{MiddlewareName, ServiceName};
+use crate::http::limited::Limited;
 
 /// Who has to mend it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -92,12 +92,17 @@ pub enum ProxyError {
     #[error("no router matches")]
     NoRoute,
     /// `rateLimit` refused.
-    #[error("{middleware}: rate limit exceeded")]
-    RateLimited {
-        /// The limit's name.
-        middleware: MiddlewareName,
-        /// Until one request would be admitted; `None` if none ever will.
-        retry_after: Option<Duration>,
+    #[error("{0}: rate limit exceeded")]
+    RateLimited(Limited),
+    /// The limit on what goes out to a service has no turn for it in time.
+    #[error("{service}: outbound limit exceeded")]
+    OutboundLimited {
+        /// The service.
+        service: ServiceName,
+        /// What the limit answers; 503 by default.
+        status: StatusCode,
+        /// Until there would be a turn.
+        retry_after: Option<std::time::Duration>,
     },
     /// `inFlightReq` refused.
     #[error("{middleware}: {amount} requests are in flight already")]
@@ -242,8 +247,9 @@ impl ProxyError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::RateLimited { .. } | Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::AddressNotAllowed { status, .. } => *status,
+            Self::RateLimited(limited) => limited.answer.status,
+            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::AddressNotAllowed { status, .. } | Self::OutboundLimited { status, .. } => *status,
             Self::Overloaded(_) | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
             | Self::UpstreamTls { .. }
@@ -276,9 +282,10 @@ impl ProxyError {
             | Self::BadPath(_)
             | Self::Misdirected
             | Self::NoRoute => Fault::Client,
-            Self::RateLimited { .. }
+            Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_) => Fault::Policy,
             Self::NoEndpoint { .. }
             | Self::Connect { .. }
@@ -313,9 +320,10 @@ impl ProxyError {
             Self::NoRoute
             | Self::Misdirected
             | Self::UpstreamTls { .. }
-            | Self::RateLimited { .. }
+            | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_)
             | Self::NoEndpoint { .. }
             | Self::Connect { .. }
@@ -348,7 +356,8 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::Misdirected => "misdirected",
             Self::UpstreamTls { .. } => "upstream_tls",
-            Self::RateLimited { .. } => "rate_limited",
+            Self::RateLimited(_) => "rate_limited",
+            Self::OutboundLimited { .. } => "outbound_limited",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::AddressNotAllowed { .. } => "address_not_allowed",
             Self::BadPath(_) => "bad_path",

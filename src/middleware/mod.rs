@@ -27,18 +27,20 @@ mod in_flight_req;
 mod ip_allow_list;
 mod rate_limit;
 mod redirect_scheme;
+mod redis;
 mod retry;
 mod source;
 mod strip_prefix;
 #[cfg(test)]
 mod testing;
 
+pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
-pub use rate_limit::{BucketScope, RateLimit, RateLimitConfig};
+pub use rate_limit::{Admission, BucketScope, LimitNote, Question, RateLimit, RateLimitConfig};
 pub use redirect_scheme::{Lasts, RedirectScheme, RedirectSchemeConfig};
 pub use retry::{Retry, RetryConfig};
 pub use source::{IpStrategyConfig, Source, SourceCriterionConfig, compile_ranges};
@@ -61,7 +63,7 @@ pub enum MiddlewareConfig {
     /// Sets and removes header fields, answers CORS preflights, adds security fields.
     Headers(Box<HeadersConfig>),
     /// So many requests in so much time.
-    RateLimit(RateLimitConfig),
+    RateLimit(Box<RateLimitConfig>),
     /// So many requests at once.
     InFlightReq(InFlightReqConfig),
     /// Sends a request to the same address with another scheme.
@@ -280,11 +282,11 @@ impl Edit {
     pub fn on_response(&self, context: &LinkContext, head: &mut ResponseHead) {
         match self {
             Self::Headers(link) => link.on_response(context, head),
+            Self::RateLimit(link) => link.on_response(context, head),
             Self::StripPrefix(_)
             | Self::AddPrefix(_)
             | Self::IpAllowList(_)
             | Self::InFlightReq(_)
-            | Self::RateLimit(_)
             | Self::RedirectScheme(_) => {}
         }
     }
@@ -323,6 +325,8 @@ pub struct LinkContext {
     pub drop_forwarded_for: bool,
     /// What `inFlightReq` counts, until the exchange is over and this is dropped.
     pub held: SmallVec<[InFlightGuard; 1]>,
+    /// What `rateLimit` keeps until the answer is there; only where it needs to.
+    pub limits: Vec<LimitNote>,
     /// Which `headers` links, by their number in the chain, saw a request that was secure by their
     /// own `sslProxyHeaders`.
     pub(crate) secure_for: u64,
@@ -338,6 +342,7 @@ impl LinkContext {
             origin: None,
             drop_forwarded_for: false,
             held: SmallVec::new(),
+            limits: Vec::new(),
             secure_for: 0,
         }
     }

@@ -69,6 +69,8 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// The limit that refused it.
+    pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
 }
@@ -79,6 +81,9 @@ impl Exchange<'_> {
         note_failure(self.core, error);
         self.closes |= error.closes();
         self.failure = Some(End::from(error));
+        if let ProxyError::RateLimited(limited) = error {
+            self.limit = Some(limited.name());
+        }
     }
 }
 
@@ -272,6 +277,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         attempts: 0,
         tried: SmallVec::new(),
         end: End::Completed,
+        limit: None,
         generation,
         request_fields: SmallVec::new(),
         origin_fields: SmallVec::new(),
@@ -314,6 +320,7 @@ fn record(
         attempts: exchange.attempts,
         tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
         end: End::Completed,
+        limit: exchange.limit.clone(),
         generation,
         request_fields: log.pick(&head.headers),
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },

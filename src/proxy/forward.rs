@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::core::Suspicion;
 use super::exchange::Exchange;
 use super::outcome::{Attempt, Outcome};
+use super::pace;
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock;
@@ -60,13 +61,23 @@ pub async fn forward<'a>(
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
+        if let Some(outbound) = &balanced.outbound {
+            // Its future would make that of every exchange larger.
+            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+        }
         let endpoint = pick(exchange, service, balanced)?;
+        if let Some(outbound) = &balanced.outbound {
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
+        }
         let failure = match attempt(
             exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
         )
         .await
         {
             Ok(response) => {
+                if let Some(outbound) = &balanced.outbound {
+                    pace::learn(exchange, service, outbound, &endpoint, &response.head);
+                }
                 memory::keep_fields(std::mem::take(&mut head.headers));
                 return Ok(response);
             }

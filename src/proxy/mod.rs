@@ -3,7 +3,9 @@
 pub mod core;
 pub mod exchange;
 mod forward;
+mod limit;
 pub mod outcome;
+mod pace;
 pub mod respond;
 mod retry;
 pub mod serve;

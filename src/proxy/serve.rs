@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, StatusCode};
 
 use super::exchange::Exchange;
-use super::{forward, respond, retry};
+use super::{forward, limit, respond, retry};
 use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::http::body::Body;
@@ -17,7 +17,6 @@ use crate::http::text::Text;
 use crate::matcher::Subject;
 use crate::middleware::{Around, Edit, Flow, Link};
 use crate::snapshot::{ChainLink, EntrySettings, EntryTls, Route, Service, Underscores};
-use crate::telemetry::metrics::LimitDecision;
 use crate::tls::session::TlsSession;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
@@ -157,21 +156,19 @@ async fn go_in<'a>(
 ) -> (usize, Result<Response, Request>) {
     for (passed, entry) in chain.iter().enumerate() {
         match &entry.link {
-            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
-                Ok(flow) => {
-                    count(exchange, entry, edit, &flow);
-                    match flow {
-                        Flow::Next => {}
-                        Flow::NextAfter(wait) => {
-                            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
-                        }
-                        Flow::Answer(answer) => return (passed, Ok(*answer)),
-                    }
+            Link::Edit(Edit::RateLimit(link)) => {
+                if let Err(error) = limit::admit(exchange, entry.label, link, &request.head).await {
+                    exchange.note(&error);
+                    return (passed, Ok(respond::refusal(&error)));
                 }
+            }
+            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
+                Ok(Flow::Next) => {}
+                Ok(Flow::NextAfter(wait)) => {
+                    exchange.slot.until(deadline(clock::now(), Some(wait))).await;
+                }
+                Ok(Flow::Answer(answer)) => return (passed, Ok(*answer)),
                 Err(error) => {
-                    if matches!(edit, Edit::RateLimit(_)) {
-                        exchange.core.metrics.limited(entry.label, LimitDecision::Refused);
-                    }
                     exchange.note(&error);
                     return (passed, Ok(respond::refusal(&error)));
                 }
@@ -185,14 +182,4 @@ async fn go_in<'a>(
         }
     }
     (chain.len(), Err(request))
-}
-
-fn count(exchange: &Exchange<'_>, entry: &ChainLink, edit: &Edit, flow: &Flow) {
-    if matches!(edit, Edit::RateLimit(_)) {
-        let decision = match flow {
-            Flow::NextAfter(_) => LimitDecision::Delayed,
-            Flow::Next | Flow::Answer(_) => LimitDecision::Allowed,
-        };
-        exchange.core.metrics.limited(entry.label, decision);
-    }
 }

@@ -285,6 +285,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;

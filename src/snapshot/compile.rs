@@ -5,17 +5,17 @@
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 
-use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
 
 use super::entries::{self, InternalRouter};
 use super::tls::{Tls, TlsCompiler};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Internal, ListenerId, Route, Service,
+    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Internal, ListenerId, Outbound, Route, Service,
     ServiceKind, Snapshot, Transport, Underscores, Weighted,
 };
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
@@ -29,7 +29,8 @@ use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::RouterConfig;
 use crate::config::service::{
-    self, HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, WeightedConfig,
+    self, HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, OutboundLimitConfig,
+    OutboundScope, WeightedConfig,
 };
 use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
@@ -45,11 +46,14 @@ use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext, Edit, Lasts, Link, RedirectScheme};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
 use crate::tls::server::{ByName, DEFAULT};
+
+/// Buckets of a limit on what goes out: one a server at most.
+const OUTBOUND_BUCKETS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
@@ -826,6 +830,10 @@ impl Compiler<'_> {
         let uses_tls = scheme == Some(Scheme::Https)
             || servers.iter().any(|server| server.url.scheme() == Scheme::Https);
         let transport = self.transport(config, uses_tls, at)?;
+        let outbound = match &config.outbound_limit {
+            Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
+            None => None,
+        };
         let strategy = match config.strategy {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
@@ -869,7 +877,51 @@ impl Compiler<'_> {
             transport,
             attempts: config.retry.attempts.into(),
             budget,
+            outbound,
         })))
+    }
+
+    fn outbound(
+        &mut self,
+        name: &ServiceName,
+        config: &OutboundLimitConfig,
+        at: &ConfigPath,
+    ) -> Option<Outbound> {
+        let before = self.problems.len();
+        let average = NonZeroU64::new(config.average);
+        if average.is_none() {
+            let problem = Problem::error(&at.key("average"), "average must be at least 1");
+            self.problems.push(problem.hint("leave outboundLimit out for no limit"));
+        }
+        let burst = NonZeroU64::new(config.burst);
+        if burst.is_none() {
+            self.problems.error(&at.key("burst"), "burst must be at least 1");
+        }
+        let period = config.period.non_zero();
+        if period.is_none() {
+            self.problems.error(&at.key("period"), "period must be more than 0");
+        }
+        let status = StatusCode::from_u16(config.status).ok().filter(|status| status.as_u16() >= 400);
+        if status.is_none_or(|status| status.as_u16() > 599) {
+            self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let quota = Quota::new(average?, period?, burst?).queueing(config.max_wait.0, config.max_queue);
+        let scope = match config.scope {
+            OutboundScope::Service => PaceScope::Service,
+            OutboundScope::Server => PaceScope::Endpoint,
+        };
+        let bound = Bound::buckets(OUTBOUND_BUCKETS);
+        let store = self.stores.rate(&format!("outbound/{name}"), bound);
+        let limit = Limit::new([Window { name: "outbound".into(), quota }]);
+        let pace = Pace::new(store, limit, bound, scope, config.max_pause.0, nanos(clock::instant()));
+        if pace.is_none() {
+            let problem = Problem::error(at, "the limit was changed too often while requests ran");
+            self.problems.push(problem.hint("try again when older requests have ended"));
+        }
+        Some(Outbound { pace: pace?, status: status? })
     }
 
     fn transport(

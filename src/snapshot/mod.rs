@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use http::StatusCode;
+
 use crate::balance::Balancer;
 use crate::balance::budget::RetryBudget;
 use crate::balance::weighted::WeightedChildren;
@@ -22,7 +24,7 @@ use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Pace, Stores};
 use crate::matcher::RouterTable;
 use crate::middleware::Link;
 use crate::telemetry::metrics::{EntryPointLabel, MiddlewareLabel, Series, ServiceLabel};
@@ -233,6 +235,17 @@ pub struct Balanced {
     pub attempts: u32,
     /// Shared by every kind of retry.
     pub budget: Arc<RetryBudget>,
+    /// How fast requests go out.
+    pub outbound: Option<Box<Outbound>>,
+}
+
+/// A limit on what goes out.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Whose turn it is when.
+    pub pace: Pace,
+    /// What a request is answered with that has none in time.
+    pub status: StatusCode,
 }
 
 /// How connections to endpoints are made and kept. Times in milliseconds; 0 means none.

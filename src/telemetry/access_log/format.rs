@@ -95,6 +95,7 @@ impl Formatter {
         }
         line.maybe("Fault", fault);
         line.number("Generation", record.generation);
+        line.maybe("Limit", record.limit.as_deref());
         if let Some(origin) = record.origin {
             line.number("OriginContentSize", origin.bytes);
             line.number("OriginDuration", nanos(origin.duration));

@@ -108,6 +108,8 @@ pub struct AccessRecord {
     pub tried: SmallVec<[EndpointText; 2]>,
     /// Why it ended.
     pub end: End,
+    /// The limit that refused it, and which of its windows.
+    pub limit: Option<Arc<str>>,
     /// Of the configuration it ran under.
     pub generation: u64,
     /// Fields of the request.

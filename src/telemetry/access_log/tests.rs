@@ -48,6 +48,7 @@ fn record() -> AccessRecord {
             EndpointText::Name("10.0.0.1:8080".into())
         ],
         end: End::Completed,
+        limit: None,
         generation: 3,
         request_fields: PickedFields::new(),
         origin_fields: PickedFields::new(),

@@ -43,6 +43,8 @@ pub(super) enum Figure {
     BudgetExhausted,
     LostNonIdempotent,
     Limit,
+    Outbound,
+    Pause,
     Timeout,
 }
 
@@ -183,6 +185,16 @@ impl CoreMetrics {
     /// Counts what a limiter said.
     pub fn limited(&self, middleware: MiddlewareLabel, decision: LimitDecision) {
         self.small((Figure::Limit, middleware.0, decision as u8), |cell| cell.add(1));
+    }
+
+    /// Counts what the limit on what goes out to a service said.
+    pub fn outbound_limited(&self, service: ServiceLabel, decision: LimitDecision) {
+        self.small((Figure::Outbound, service.0, decision as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a pause that an upstream asked for.
+    pub fn outbound_paused(&self, service: ServiceLabel) {
+        self.small((Figure::Pause, service.0, 0), |cell| cell.add(1));
     }
 
     /// Counts a deadline that fired; once, where it fires, whether or not another attempt follows.

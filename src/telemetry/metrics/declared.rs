@@ -82,6 +82,18 @@ metrics! {
     SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";
     // --- policy ------------------------------------------------------------------------------
     LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
+    OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
+    OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
+    LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";
+    LIMIT_BYTES = Gauge "sluicegate_limiter_bytes" "Memory of the tables that hold buckets of rate limits, by limit.";
+    LIMIT_EVICTED = Counter "sluicegate_limiter_evicted_total" "Buckets that were pushed out while requests were still owed to them, by limit; more than a few mean that its bound is too small.";
+    LIMIT_SHARED = Counter "sluicegate_limiter_shared_total" "Decisions of limits that replicas share, by limit and by who decided: redis, this replica within its lease or because redis had just refused (known), or onFailure because redis was away, late, failed or crowded.";
+    LIMIT_VIEWS = Gauge "sluicegate_limiter_views" "Keys of shared limits that this replica knows something of, by limit.";
+    REDIS_UP = Gauge "sluicegate_redis_up" "Whether a redis is asked (1) or counts as away (0).";
+    REDIS_OUTAGES = Counter "sluicegate_redis_outages_total" "How often a redis was found to be away.";
+    REDIS_CALLS = Counter "sluicegate_redis_calls_total" "Calls to a redis, by whether they were answered in time, late, or failed; a late one may fail as well.";
+    REDIS_QUESTIONS = Counter "sluicegate_redis_questions_total" "Questions in calls that were answered in time.";
+    REDIS_SECONDS = Counter "sluicegate_redis_call_seconds_total" "What calls took that were answered in time, in seconds.";
     // --- configuration -----------------------------------------------------------------------
     CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted.";
     CONFIG_LAST_SUCCESS = Gauge "sluicegate_config_last_reload_success_timestamp_seconds" "When a document was last accepted, in seconds since 1970.";

@@ -204,8 +204,12 @@ labels! {
         Allowed => "allowed",
         /// Goes on after a pause.
         Delayed => "delayed",
-        /// Ends with 429.
+        /// Ends with 429, or what the limit answers instead.
         Refused => "refused",
+        /// Goes on, although it would have been refused: the limit is in shadow mode.
+        Shadow => "shadow",
+        /// Decided by this replica alone, because the shared store gave no answer in time.
+        Fallback => "fallback",
     }
 }
 

@@ -122,6 +122,18 @@ const SMALL: &[SmallFamily] = &[
         name: Some(("middleware", Kindred::Middleware)),
         word: Some(("decision", |value| LimitDecision::ALL[usize::from(value)].as_str())),
     },
+    SmallFamily {
+        metric: declared::OUTBOUND_DECISIONS,
+        figure: Figure::Outbound,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("decision", |value| LimitDecision::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::OUTBOUND_PAUSES,
+        figure: Figure::Pause,
+        name: Some(("service", Kindred::Service)),
+        word: None,
+    },
 ];
 
 const BY_ENTRY_POINT: ExchangeFamilies = ExchangeFamilies {
