@@ -81,6 +81,9 @@ class Edge:
         self.static.write_text(
             f"entryPoints:\n  web:\n    address: 127.0.0.1:{self.port}\n"
             f"providers:\n  file:\n    filename: {self.dynamic}\n    watch: true\n")
+        if self.kind == "sluicegate":
+            with self.static.open("a") as static:
+                static.write("admin: { address: 127.0.0.1:0 }\n")
         arguments = ["--config", str(self.static)] if self.kind == "sluicegate" else [f"--configFile={self.static}"]
         log = open(self.dir / "log", "wb")
         self.process = await asyncio.create_subprocess_exec(self.binary, *arguments, stdout=log, stderr=log)
