@@ -269,7 +269,7 @@ impl ClientConn {
             Err(cause) => {
                 let reused = self.served > 0;
                 let closed = matches!(cause, ExchangeCause::Closed(_)) && self.buf.is_empty();
-                let asks = closed && reused && !head.method.is_idempotent() && sender.fits_a_segment();
+                let asks = closed && !head.method.is_idempotent() && sender.fits_a_segment();
                 let unread = asks && self.was_closed_before(&cause, wants.slot, wants.deadline).await;
                 return Err(ExchangeError {
                     cause,
