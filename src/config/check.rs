@@ -157,12 +157,8 @@ fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mu
         problems.error(&at.key("path"), "must start with \"/\"");
     }
     match health_check.scheme.as_deref() {
-        None | Some("http" | "") => {}
-        Some("https") => problems.push(
-            Problem::error(&at.key("scheme"), "scheme https is not supported yet")
-                .hint("this version connects with http:// only"),
-        ),
-        Some(_) => problems.error(&at.key("scheme"), "must be http"),
+        None | Some("http" | "https" | "") => {}
+        Some(_) => problems.error(&at.key("scheme"), "must be http or https"),
     }
     let positive = [("interval", Some(health_check.interval)), ("timeout", Some(health_check.timeout))];
     for (key, value) in positive.into_iter().chain([("unhealthyInterval", health_check.unhealthy_interval)]) {

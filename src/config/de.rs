@@ -941,7 +941,7 @@ mod tests {
             found,
             [
                 "2:3 [http.services.api.loadBalancer.sticky] sticky is not supported yet (remove it; this version does not have it)",
-                "3:3 [http.services.api.loadBalancer.Passivehealthcheck] passiveHealthCheck is not supported yet (use healthCheck)",
+                "3:3 [http.services.api.loadBalancer.passiveHealthCheck] the usual spelling of \"Passivehealthcheck\" is \"passiveHealthCheck\"",
             ]
         );
         let (_, found) = read_at::<ServiceConfig>(&service, "loadBalancer: {strategy: hrw}\n");

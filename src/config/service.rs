@@ -214,7 +214,7 @@ pub struct HealthCheckConfig {
     /// Path, with query if need be. Required, unless `mode` is `grpc` or `tcp`.
     #[serde(default)]
     pub path: String,
-    /// `http`. Default: the server's.
+    /// `http` or `https`, the latter as the service's `serversTransport` has it. Default: the server's.
     #[serde(default)]
     pub scheme: Option<String>,
     /// Protocol of the check: `http`, `grpc` (its health protocol) or `tcp` (a connection is enough). Default

@@ -941,15 +941,13 @@ impl Compiler<'_> {
             self.problems.warn(at, "no servers: every request will be answered with 503");
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
-        let uses_tls = servers.iter().any(|server| server.url.scheme() == Scheme::Https);
-        let asks = matches!(&health, Some(Some(settings)) if settings.mode != crate::health::Mode::Tcp);
-        if uses_tls && asks {
-            let problem = Problem::error(
-                &at.key("healthCheck"),
-                "healthCheck of https:// servers is not supported yet",
-            );
-            self.problems.push(problem.hint("set mode: tcp, or leave it out"));
-        }
+        let scheme = config.health_check.as_ref().and_then(|check| match check.scheme.as_deref() {
+            Some("http") => Some(Scheme::Http),
+            Some("https") => Some(Scheme::Https),
+            Some(_) | None => None,
+        });
+        let uses_tls = scheme == Some(Scheme::Https)
+            || servers.iter().any(|server| server.url.scheme() == Scheme::Https);
         let transport = self.transport(config, uses_tls, at)?;
         let outbound = match &config.outbound_limit {
             Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
@@ -987,6 +985,7 @@ impl Compiler<'_> {
         };
         self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
         if let Some(Some(settings)) = health {
+            let settings = HealthSettings { scheme, tls: transport.tls.clone(), ..settings };
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
         }
         Some(ServiceKind::Balanced(Box::new(Balanced {
