@@ -339,9 +339,9 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
 /// A figure of the newest endpoints of each service.
 fn of_each_set(shared: &Shared, figure: impl Fn(&EndpointSet) -> usize) -> Vec<Sample> {
     let snapshot = shared.snapshot.load();
-    let services = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
-        ServiceKind::Balanced(balanced) => Some((name, figure(&balanced.endpoints.load()))),
-        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    let services = snapshot.services.iter().filter_map(|(name, service)| {
+        let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+        Some((name, figure(&balanced.endpoints.load())))
     });
     let sample = |(name, value): (&ServiceName, usize)| Sample {
         labels: vec![("service", name.to_string())],

@@ -113,8 +113,9 @@ fn the_example_names_every_key_of_the_schema() {
 fn walk(root: &Json, schema: &Json, nodes: &[&Node], path: &str, missing: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.trim_start_matches("#/$defs/");
-        // Shown in full once, under `rateLimit`.
-        let elsewhere = name == "SourceCriterionConfig" && !path.contains("rateLimit");
+        // Shown in full once, under `rateLimit` and `loadBalancer`.
+        let elsewhere = (name == "SourceCriterionConfig" && !path.contains("rateLimit"))
+            || (name == "StickyCookieConfig" && path.contains("weighted"));
         // Likewise, under `rateLimit.key`.
         let elsewhere = elsewhere || (name == "KeyPartConfig" && !path.contains("rateLimit.key"));
         if name != "NotYet" && !elsewhere {

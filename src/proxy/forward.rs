@@ -6,21 +6,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Method, StatusCode};
-use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::failover;
 use super::outcome::{Attempt, Outcome};
 use super::pace;
+use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
-use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
-use crate::endpoint::outlier::Passive;
-use crate::endpoint::set::Member;
-use crate::endpoint::{Endpoint, EndpointId, InFlight};
+use crate::endpoint::{Endpoint, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
@@ -37,15 +37,24 @@ use crate::upstream::PoolLimits;
 pub async fn forward<'a>(
     exchange: &mut Exchange<'a>,
     service: &'a Service,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ProxyError> {
-    let (service, balanced) = match resolve(service)? {
+    let Way { leaf, cookies } = resolve(exchange, service, &mut request)?;
+    let (service, balanced) = match leaf {
         Leaf::Balanced(service, balanced) => (service, balanced),
+        Leaf::Failover(service, failover, errors) => {
+            let answer = Box::pin(failover::run(exchange, service, failover, errors, request)).await;
+            return answer.map(|mut response| {
+                response.head.headers.extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+                response
+            });
+        }
         Leaf::Internal(internal) => return internal_answer(exchange, internal, &request.head).await,
     };
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
-    if exchange.attempts == 0 {
+    let aim = Aim::of(exchange, service, balanced, &head);
+    if exchange.attempts == exchange.attempts_before {
         balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
@@ -56,7 +65,7 @@ pub async fn forward<'a>(
     }
     exchange.idle_timeout =
         route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
-    let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
     loop {
@@ -65,7 +74,7 @@ pub async fn forward<'a>(
             // Its future would make that of every exchange larger.
             Box::pin(pace::service_turn(exchange, service, outbound)).await?;
         }
-        let endpoint = pick(exchange, service, balanced)?;
+        let endpoint = aim.pick(exchange, service, balanced)?;
         if let Some(outbound) = &balanced.outbound {
             Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
         }
@@ -74,11 +83,12 @@ pub async fn forward<'a>(
         )
         .await
         {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(outbound) = &balanced.outbound {
                     pace::learn(exchange, service, outbound, &endpoint, &response.head);
                 }
                 memory::keep_fields(std::mem::take(&mut head.headers));
+                aim.stick(exchange, service, balanced, &endpoint, cookies, &mut response.head);
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -134,62 +144,6 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
         exchange.core.metrics.retry_budget_exhausted(service.label);
     }
     allowed
-}
-
-enum Leaf<'a> {
-    Balanced(&'a Service, &'a Balanced),
-    Internal(Internal),
-}
-
-/// Follows weighted services down to one with endpoints.
-fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
-    let mut current = service;
-    loop {
-        match &current.kind {
-            ServiceKind::Balanced(balanced) => return Ok(Leaf::Balanced(current, balanced)),
-            ServiceKind::Internal(internal) => return Ok(Leaf::Internal(*internal)),
-            ServiceKind::Weighted(weighted) => {
-                let child = weighted.turns.pick(|child| weighted.children[child].is_available());
-                let child = child.ok_or_else(|| ProxyError::NoEndpoint { service: current.name.clone() })?;
-                current = &weighted.children[child];
-            }
-        }
-    }
-}
-
-fn pick(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-) -> Result<Arc<Endpoint>, ProxyError> {
-    let set = balanced.endpoints.load();
-    let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    let tried = avoid.len();
-    exchange.core.add_suspects(&mut avoid);
-    if set.on_trial() > 0 {
-        // After an ejection one request at a time shows whether it is well again.
-        let waits =
-            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
-        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
-    }
-    if !balance::leaves_one(&set, &avoid) {
-        // Rather one that is suspected than one that has failed this very request.
-        avoid.truncate(tried);
-    }
-    let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
-    match picked {
-        Some(endpoint) => {
-            exchange.core.try_out(endpoint.id());
-            if set.on_trial() > 0
-                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
-            {
-                // Another core may have been faster; then there are two.
-                endpoint.tally().take_trial();
-            }
-            Ok(Arc::clone(endpoint))
-        }
-        None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
-    }
 }
 
 /// What the head had before an endpoint's own path and name were put into it.
@@ -277,7 +231,7 @@ async fn attempt(
         .route
         .and_then(|route| route.response_header_timeout)
         .unwrap_or(transport.response_header_timeout);
-    let client = exchange.conn;
+    let client = exchange.client;
     let interim_wanted = head.version == http::Version::HTTP_11;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
@@ -300,6 +254,9 @@ async fn attempt(
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
             let latency = clock::instant() - started;
+            if balanced.balancer.wants_latency() {
+                observe(endpoint, head.status, latency);
+            }
             attempt.end(Outcome::Answered { status: head.status, latency });
             exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
@@ -324,6 +281,13 @@ async fn attempt(
             Err(Failure { error, body: body.filter(|_| again), written, reused })
         }
     }
+}
+
+/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
+fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
+    let now = clock::recent();
+    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
+    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
 
 /// RFC 9110 §9.2.2.

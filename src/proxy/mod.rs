@@ -2,10 +2,13 @@
 
 pub mod core;
 pub mod exchange;
+mod failover;
 mod forward;
 mod limit;
+mod mirror;
 pub mod outcome;
 mod pace;
+mod resolve;
 pub mod respond;
 mod retry;
 pub mod serve;
