@@ -87,7 +87,7 @@ impl Status {
 
     fn count_redis(&self) {
         let Some(shared) = self.shared.lock().clone() else { return };
-        let figures: [(Metric, fn(&Backend) -> Figure); 5] = [
+        let figures: [(Metric, ReadFigures); 5] = [
             (declared::REDIS_UP, |redis| vec![("", f64::from(u8::from(redis.is_up())))]),
             (declared::REDIS_OUTAGES, |redis| vec![("", count(&redis.figures().outages))]),
             (declared::REDIS_CALLS, |redis| {
@@ -141,7 +141,7 @@ impl Status {
     }
 
     fn count_limits(&self) {
-        let figures: [(Metric, fn(&Counts) -> u64); 3] = [
+        let figures: [(Metric, ReadCount); 3] = [
             (declared::LIMIT_BUCKETS, |counts| counts.buckets),
             (declared::LIMIT_BYTES, |counts| counts.bytes),
             (declared::LIMIT_EVICTED, |counts| counts.evicted),
@@ -294,8 +294,11 @@ fn expiries(shared: &Shared) -> Vec<Sample> {
         .collect()
 }
 
-/// Values by outcome; an empty outcome is no label.
-type Figure = Vec<(&'static str, f64)>;
+/// Reads the values of a metric by outcome; an empty outcome is no label.
+type ReadFigures = fn(&Backend) -> Vec<(&'static str, f64)>;
+
+/// Reads one figure of a store of buckets.
+type ReadCount = fn(&Counts) -> u64;
 
 fn count(figure: &AtomicU64) -> f64 {
     figure.load(Ordering::Relaxed) as f64
@@ -336,9 +339,9 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
 /// A figure of the newest endpoints of each service.
 fn of_each_set(shared: &Shared, figure: impl Fn(&EndpointSet) -> usize) -> Vec<Sample> {
     let snapshot = shared.snapshot.load();
-    let services = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
-        ServiceKind::Balanced(balanced) => Some((name, figure(&balanced.endpoints.load()))),
-        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    let services = snapshot.services.iter().filter_map(|(name, service)| {
+        let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+        Some((name, figure(&balanced.endpoints.load())))
     });
     let sample = |(name, value): (&ServiceName, usize)| Sample {
         labels: vec![("service", name.to_string())],

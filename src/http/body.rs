@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::copy::Copying;
 use super::h1::client::{ClientConn, ResponseBody};
 use super::h1::framing::{Length, Piece};
 use super::h1::server::RequestBody;
@@ -29,6 +30,8 @@ pub enum Body {
     Again(Box<Again>),
     /// Some bytes that were read ahead, then the rest, whose length is not known.
     After(Bytes, Box<Body>),
+    /// Copied while it passes.
+    Copying(Box<Copying>),
     /// The pod has switched protocols: from here on bytes flow both ways.
     Tunnel(Box<ClientConn>),
 }
@@ -82,6 +85,7 @@ impl Body {
             Self::FromH2Pod(body) => body.length(),
             Self::Again(again) => again.length,
             Self::After(_, rest) => rest.length(),
+            Self::Copying(copying) => copying.length(),
         }
     }
 
@@ -106,6 +110,7 @@ impl Body {
                     Poll::Ready(Some(Ok(Piece::Data(first))))
                 }
             }
+            Self::Copying(copying) => copying.poll_piece(cx),
             Self::After(first, rest) => {
                 let first = std::mem::take(first);
                 *self = std::mem::take(rest);

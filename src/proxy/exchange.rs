@@ -61,6 +61,8 @@ pub struct Exchange<'a> {
     pub idle_timeout: Millis,
     /// Tries so far, over all retries.
     pub attempts: u32,
+    /// How many of them were of a service that another has taken over from (`failover`).
+    pub attempts_before: u32,
     /// Tries allowed, where a `retry` link says so.
     pub attempt_limit: Option<u32>,
     /// The endpoints that were tried, in order.
@@ -86,6 +88,8 @@ pub enum Downstream<'a> {
     H1(&'a ServerConn),
     /// A stream of HTTP/2.
     H2(&'a ServerStream),
+    /// Nobody waits for the answer: a mirror.
+    Nobody,
 }
 
 impl Downstream<'_> {
@@ -94,6 +98,7 @@ impl Downstream<'_> {
         match self {
             Self::H1(conn) => conn.send_interim(status, headers),
             Self::H2(stream) => stream.send_interim(status, headers),
+            Self::Nobody => {}
         }
     }
 }
@@ -157,6 +162,7 @@ impl<'a> Exchange<'a> {
             deadline: Millis::MAX,
             idle_timeout: 0,
             attempts: 0,
+            attempts_before: 0,
             attempt_limit: None,
             tried: SmallVec::new(),
             in_flight: None,

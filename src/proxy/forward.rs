@@ -6,22 +6,22 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Method, StatusCode};
-use smallvec::SmallVec;
 
 use super::core::Suspicion;
 use super::exchange::Exchange;
+use super::failover;
 use super::outcome::{Attempt, Outcome};
 use super::pace;
+use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
-use crate::balance;
 use crate::common::clock;
 use crate::common::timer::deadline;
-use crate::endpoint::outlier::Passive;
-use crate::endpoint::set::Member;
 use crate::endpoint::url::Scheme;
-use crate::endpoint::{Endpoint, EndpointId, InFlight};
+use crate::endpoint::{Endpoint, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
@@ -40,15 +40,24 @@ use crate::upstream::h2::{Fresh, Place};
 pub async fn forward<'a>(
     exchange: &mut Exchange<'a>,
     service: &'a Service,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ProxyError> {
-    let (service, balanced) = match resolve(service)? {
+    let Way { leaf, cookies } = resolve(exchange, service, &mut request)?;
+    let (service, balanced) = match leaf {
         Leaf::Balanced(service, balanced) => (service, balanced),
+        Leaf::Failover(service, failover, errors) => {
+            let answer = Box::pin(failover::run(exchange, service, failover, errors, request)).await;
+            return answer.map(|mut response| {
+                response.head.headers.extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+                response
+            });
+        }
         Leaf::Internal(internal) => return internal_answer(exchange, internal, &request.head).await,
     };
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
-    if exchange.attempts == 0 {
+    let aim = Aim::of(exchange, service, balanced, &head);
+    if exchange.attempts == exchange.attempts_before {
         balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
@@ -59,7 +68,7 @@ pub async fn forward<'a>(
     }
     exchange.idle_timeout =
         route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
-    let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
     loop {
@@ -68,7 +77,7 @@ pub async fn forward<'a>(
             // Its future would make that of every exchange larger.
             Box::pin(pace::service_turn(exchange, service, outbound)).await?;
         }
-        let endpoint = pick(exchange, service, balanced)?;
+        let endpoint = aim.pick(exchange, service, balanced)?;
         if let Some(outbound) = &balanced.outbound {
             Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
         }
@@ -77,11 +86,12 @@ pub async fn forward<'a>(
         )
         .await
         {
-            Ok(response) => {
+            Ok(mut response) => {
                 if let Some(outbound) = &balanced.outbound {
                     pace::learn(exchange, service, outbound, &endpoint, &response.head);
                 }
                 memory::keep_fields(std::mem::take(&mut head.headers));
+                aim.stick(exchange, service, balanced, &endpoint, cookies, &mut response.head);
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -139,62 +149,6 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
     allowed
 }
 
-enum Leaf<'a> {
-    Balanced(&'a Service, &'a Balanced),
-    Internal(Internal),
-}
-
-/// Follows weighted services down to one with endpoints.
-fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
-    let mut current = service;
-    loop {
-        match &current.kind {
-            ServiceKind::Balanced(balanced) => return Ok(Leaf::Balanced(current, balanced)),
-            ServiceKind::Internal(internal) => return Ok(Leaf::Internal(*internal)),
-            ServiceKind::Weighted(weighted) => {
-                let child = weighted.turns.pick(|child| weighted.children[child].is_available());
-                let child = child.ok_or_else(|| ProxyError::NoEndpoint { service: current.name.clone() })?;
-                current = &weighted.children[child];
-            }
-        }
-    }
-}
-
-fn pick(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-) -> Result<Arc<Endpoint>, ProxyError> {
-    let set = balanced.endpoints.load();
-    let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    let tried = avoid.len();
-    exchange.core.add_suspects(&mut avoid);
-    if set.on_trial() > 0 {
-        // After an ejection one request at a time shows whether it is well again.
-        let waits =
-            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
-        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
-    }
-    if !balance::leaves_one(&set, &avoid) {
-        // Rather one that is suspected than one that has failed this very request.
-        avoid.truncate(tried);
-    }
-    let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
-    match picked {
-        Some(endpoint) => {
-            exchange.core.try_out(endpoint.id());
-            if set.on_trial() > 0
-                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
-            {
-                // Another core may have been faster; then there are two.
-                endpoint.tally().take_trial();
-            }
-            Ok(Arc::clone(endpoint))
-        }
-        None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
-    }
-}
-
 /// What the head had before an endpoint's own path and name were put into it.
 struct Plain {
     path: crate::http::text::Text,
@@ -240,8 +194,8 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
-    let way = match way_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
-        Ok(way) => way,
+    let link = match link_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
+        Ok(link) => link,
         Err(error) => {
             attempt.end(Outcome::of(&error));
             return Err(Failure { error, body: Some(body), written: false, reused: false });
@@ -270,15 +224,18 @@ async fn attempt(
     };
     // The first try on a connection that was there begins with the request.
     let started =
-        if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
-    let result = match way {
-        Way::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
+        if link.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let result = match link {
+        Link::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
         // In a box, so that requests over HTTP/1 do not carry its size.
-        Way::Shared(place) => Box::pin(h2::client::exchange(place, head, body, wants)).await,
+        Link::Shared(place) => Box::pin(h2::client::exchange(place, head, body, wants)).await,
     };
     match result {
         Ok((head, body)) => {
             let latency = clock::instant() - started;
+            if balanced.balancer.wants_latency() {
+                observe(endpoint, head.status, latency);
+            }
             attempt.end(Outcome::Answered { status: head.status, latency });
             exchange.origin = Some((head.status, latency));
             exchange.in_flight = Some(in_flight);
@@ -306,14 +263,14 @@ async fn attempt(
 }
 
 /// What an attempt is made on.
-enum Way {
+enum Link {
     /// A connection of HTTP/1 and where it goes back to.
     Own(Box<ClientConn>, Rc<dyn Home>),
     /// A place on a connection of HTTP/2.
     Shared(Box<Place>),
 }
 
-impl Way {
+impl Link {
     fn is_reused(&self) -> bool {
         match self {
             Self::Own(conn, _) => conn.is_reused(),
@@ -323,14 +280,14 @@ impl Way {
 }
 
 /// A connection that was there, or a new one.
-async fn way_to(
+async fn link_to(
     exchange: &Exchange<'_>,
     service: &Service,
     transport: &Transport,
     endpoint: &Arc<Endpoint>,
     repeatable: bool,
     fresh_only: bool,
-) -> Result<Way, ProxyError> {
+) -> Result<Link, ProxyError> {
     let core = exchange.core;
     let until =
         || exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
@@ -343,11 +300,11 @@ async fn way_to(
             let pooled = if fresh_only { None } else { pool.take(!repeatable) };
             if let Some(conn) = pooled {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-                return Ok(Way::Own(conn, pool));
+                return Ok(Link::Own(conn, pool));
             }
             let handshake = transport.tls_handshake_timeout;
             let conn = pool.connect(exchange.slot, until(), handshake, exchange.deadline).await;
-            conn.map(|conn| Way::Own(conn, pool))
+            conn.map(|conn| Link::Own(conn, pool))
         }
         Scheme::H2c => {
             let idle_timeout = transport.idle_conn_timeout;
@@ -359,11 +316,11 @@ async fn way_to(
             {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
             }
-            place.map(|place| Way::Shared(Box::new(place)))
+            place.map(|place| Link::Shared(Box::new(place)))
         }
     };
     match &made {
-        Ok(way) if way.is_reused() => {}
+        Ok(link) if link.is_reused() => {}
         Ok(_) => {
             core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
             core.trust(endpoint.id());
@@ -379,6 +336,13 @@ async fn way_to(
         }
     }
     made
+}
+
+/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
+fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
+    let now = clock::recent();
+    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
+    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
 
 /// RFC 9110 §9.2.2.

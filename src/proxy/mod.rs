@@ -2,11 +2,14 @@
 
 pub mod core;
 pub mod exchange;
+mod failover;
 mod forward;
 pub mod grpc;
 mod limit;
+mod mirror;
 pub mod outcome;
 mod pace;
+mod resolve;
 pub mod respond;
 mod retry;
 pub mod serve;

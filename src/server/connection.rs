@@ -364,7 +364,12 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
-                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                // A client that leaves may have waited for the pod. Clients leave all pods alike, and that is what
+                // an endpoint is compared by.
+                if matches!(
+                    error,
+                    SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled | SendError::Client(_)
+                ) {
                     ending.broke_off();
                 }
                 let (error, reason) = send_failure(error, endpoint);

@@ -79,6 +79,11 @@ metrics! {
     RETRY_BUDGET_EXHAUSTED = Counter "sluicegate_retry_budget_exhausted_total" "Retries that were not made because the budget was spent, by service.";
     NON_IDEMPOTENT_LOST = Counter "sluicegate_non_idempotent_lost_total" "Written requests that lost their connection and could not be repeated safely, by service.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    STICKY = Counter "sluicegate_sticky_requests_total" "Requests of sticky services, by service and what became of the cookie.";
+    HASH_MISSES = Counter "sluicegate_hash_misses_total" "Requests that were not given to the endpoint that their key belongs to, by service and why.";
+    SPILLS = Counter "sluicegate_spilled_attempts_total" "Attempts at endpoints of other zones and at backups, by service and which.";
+    FAILOVERS = Counter "sluicegate_failovers_total" "Requests that the fallback of a failover service got, by service and why.";
+    MIRRORED = Counter "sluicegate_mirrored_requests_total" "Copies of requests, by the service that they were for and what became of them.";
     ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
     ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
     SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";

@@ -9,8 +9,8 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, Handshake, Http2Flood, Http2Reset, LimitDecision, RetryReason,
-    TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, Http2Flood, Http2Reset,
+    LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -128,6 +128,36 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::LostNonIdempotent,
         name: Some(("service", Kindred::Service)),
         word: None,
+    },
+    SmallFamily {
+        metric: declared::STICKY,
+        figure: Figure::Sticky,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("outcome", |value| StickyOutcome::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::HASH_MISSES,
+        figure: Figure::Hash,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("reason", |value| HashOutcome::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::SPILLS,
+        figure: Figure::Spill,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("to", |value| SpillTo::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::FAILOVERS,
+        figure: Figure::Failover,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("reason", |value| FailoverReason::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::MIRRORED,
+        figure: Figure::Mirror,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("outcome", |value| MirrorOutcome::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::LIMIT_DECISIONS,
