@@ -912,10 +912,10 @@ mod tests {
 
     #[test]
     fn a_narrowed_problem_marks_only_what_is_meant() {
-        let text = "http:\n  services:\n    é: {loadBalancer: {servers: [{url: \"h2c://a\"}]}}\n";
+        let text = "http:\n  services:\n    é: {loadBalancer: {servers: [{url: \"https://a\"}]}}\n";
         assert!(report(text).contains("3:41\n"), "{}", report(text));
         assert!(
-            report(text).contains("|                                         ^^^^^^\n"),
+            report(text).contains("|                                         ^^^^^^^^\n"),
             "{}",
             report(text)
         );
