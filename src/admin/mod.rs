@@ -153,6 +153,10 @@ pub trait AdminView: Send + Sync {
     fn config(&self) -> ConfigStatus;
     /// What is switched on.
     fn options(&self) -> AdminOptions;
+    /// The certificates in use, without their keys.
+    fn certificates(&self) -> Vec<serde_json::Value> {
+        Vec::new()
+    }
 }
 
 /// The services that the proxy itself is: `api@internal`, `ping@internal`, `prometheus@internal`.

@@ -883,7 +883,7 @@ mod tests {
 
     #[test]
     fn one_run_reports_a_problem_of_every_item() {
-        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'https://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
+        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'h2c://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
         let loaded = case(&[("main.yaml", text)]).loader.load();
         let lines: Vec<String> =
             loaded.problems.iter().map(|problem| format!("{} {}", problem.path, problem.message)).collect();
@@ -891,7 +891,7 @@ mod tests {
             "http.routers.a.service \"service\" is missing",
             "http.routers.b.rule \"rule\" is missing",
             "http.routers.c expected a map of keys, found \"text\"",
-            "http.services.d.loadBalancer.servers[0].url server url https:// is not supported yet",
+            "http.services.d.loadBalancer.servers[0].url server url h2c:// is not supported yet",
             "http.services.e service has no kind",
             "http.middlewares.f.nope unknown key \"nope\"",
             "http.serversTransports.g.maxIdleConnsPerHost expected a whole number, found \"many\"",
@@ -970,7 +970,7 @@ mod tests {
         let mut case = case(&[("main.yaml", DIRECTORY), ("dyn/a.yaml", &with_router("a"))]);
         let first = case.good();
         case.loader.accept(&first);
-        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'https://a'}]}}}}\n");
+        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'ftp://a'}]}}}}\n");
         let second = case.good();
         assert_eq!(routers(&second), ["a"]);
         assert_eq!(second.stale.len(), 1);
@@ -1002,13 +1002,13 @@ mod tests {
     fn a_provider_file_has_dynamic_keys_only() {
         let case = case(&[
             ("main.yaml", DIRECTORY),
-            ("dyn/a.yaml", "entryPoints: {}\ntls: {options: {}}\ntcp: {}\nhtpp: {}\n"),
+            ("dyn/a.yaml", "entryPoints: {}\ntcp: {routers: {}}\nudp: {}\nhtpp: {}\n"),
         ]);
         let loaded = case.loader.load();
         let lines: Vec<&str> = loaded.problems.iter().map(|problem| &*problem.message).collect();
         assert_eq!(
             lines,
-            ["entryPoints belongs in the main file", "tls is not supported yet", "unknown key \"htpp\""]
+            ["entryPoints belongs in the main file", "tcp is not supported yet", "unknown key \"htpp\""]
         );
     }
 
