@@ -100,6 +100,7 @@ impl Body {
             }
             Self::FromClient(body) => body.poll_piece(cx),
             Self::FromPod(body) => body.poll_piece(cx),
+            Self::Copying(copying) => copying.poll_piece(cx),
             Self::FromH2Client(body) => body.poll_piece(cx),
             Self::FromH2Pod(body) => body.poll_piece(cx),
             Self::Again(again) => {
@@ -110,7 +111,6 @@ impl Body {
                     Poll::Ready(Some(Ok(Piece::Data(first))))
                 }
             }
-            Self::Copying(copying) => copying.poll_piece(cx),
             Self::After(first, rest) => {
                 let first = std::mem::take(first);
                 *self = std::mem::take(rest);

@@ -86,10 +86,10 @@ pub struct Exchange<'a> {
 pub enum Downstream<'a> {
     /// A connection of HTTP/1.
     H1(&'a ServerConn),
-    /// A stream of HTTP/2.
-    H2(&'a ServerStream),
     /// Nobody waits for the answer: a mirror.
     Nobody,
+    /// A stream of HTTP/2.
+    H2(&'a ServerStream),
 }
 
 impl Downstream<'_> {
@@ -97,8 +97,8 @@ impl Downstream<'_> {
     pub fn send_interim(self, status: StatusCode, headers: &HeaderMap) {
         match self {
             Self::H1(conn) => conn.send_interim(status, headers),
-            Self::H2(stream) => stream.send_interim(status, headers),
             Self::Nobody => {}
+            Self::H2(stream) => stream.send_interim(status, headers),
         }
     }
 }

@@ -194,8 +194,8 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
-    let link = match link_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
-        Ok(link) => link,
+    let way = match way_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
+        Ok(way) => way,
         Err(error) => {
             attempt.end(Outcome::of(&error));
             return Err(Failure { error, body: Some(body), written: false, reused: false });
@@ -224,11 +224,11 @@ async fn attempt(
     };
     // The first try on a connection that was there begins with the request.
     let started =
-        if link.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
-    let result = match link {
-        Link::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
+        if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let result = match way {
+        Road::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
         // In a box, so that requests over HTTP/1 do not carry its size.
-        Link::Shared(place) => Box::pin(h2::client::exchange(place, head, body, wants)).await,
+        Road::Shared(place) => Box::pin(h2::client::exchange(place, head, body, wants)).await,
     };
     match result {
         Ok((head, body)) => {
@@ -262,15 +262,22 @@ async fn attempt(
     }
 }
 
+/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
+fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
+    let now = clock::recent();
+    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
+    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
+}
+
 /// What an attempt is made on.
-enum Link {
+enum Road {
     /// A connection of HTTP/1 and where it goes back to.
     Own(Box<ClientConn>, Rc<dyn Home>),
     /// A place on a connection of HTTP/2.
     Shared(Box<Place>),
 }
 
-impl Link {
+impl Road {
     fn is_reused(&self) -> bool {
         match self {
             Self::Own(conn, _) => conn.is_reused(),
@@ -280,14 +287,14 @@ impl Link {
 }
 
 /// A connection that was there, or a new one.
-async fn link_to(
+async fn way_to(
     exchange: &Exchange<'_>,
     service: &Service,
     transport: &Transport,
     endpoint: &Arc<Endpoint>,
     repeatable: bool,
     fresh_only: bool,
-) -> Result<Link, ProxyError> {
+) -> Result<Road, ProxyError> {
     let core = exchange.core;
     let until =
         || exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
@@ -300,11 +307,11 @@ async fn link_to(
             let pooled = if fresh_only { None } else { pool.take(!repeatable) };
             if let Some(conn) = pooled {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-                return Ok(Link::Own(conn, pool));
+                return Ok(Road::Own(conn, pool));
             }
             let handshake = transport.tls_handshake_timeout;
             let conn = pool.connect(exchange.slot, until(), handshake, exchange.deadline).await;
-            conn.map(|conn| Link::Own(conn, pool))
+            conn.map(|conn| Road::Own(conn, pool))
         }
         Scheme::H2c => {
             let idle_timeout = transport.idle_conn_timeout;
@@ -316,11 +323,11 @@ async fn link_to(
             {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
             }
-            place.map(|place| Link::Shared(Box::new(place)))
+            place.map(|place| Road::Shared(Box::new(place)))
         }
     };
     match &made {
-        Ok(link) if link.is_reused() => {}
+        Ok(way) if way.is_reused() => {}
         Ok(_) => {
             core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
             core.trust(endpoint.id());
@@ -336,13 +343,6 @@ async fn link_to(
         }
     }
     made
-}
-
-/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
-fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
-    let now = clock::recent();
-    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
-    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
 
 /// RFC 9110 §9.2.2.

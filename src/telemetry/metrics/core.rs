@@ -47,13 +47,13 @@ pub(super) enum Figure {
     Outbound,
     Pause,
     Timeout,
-    Http2Flood,
-    Http2Reset,
     Sticky,
     Hash,
     Spill,
     Failover,
     Mirror,
+    Http2Flood,
+    Http2Reset,
 }
 
 /// Figure, number of the name, number of the enum's value.
@@ -210,16 +210,6 @@ impl CoreMetrics {
         self.small((Figure::Timeout, 0, kind as u8), |cell| cell.add(1));
     }
 
-    /// Counts a connection of HTTP/2 that went over a bound and was ended.
-    pub fn http2_flood(&self, entry_point: EntryPointLabel, flood: Http2Flood) {
-        self.small((Figure::Http2Flood, entry_point.0, flood as u8), |cell| cell.add(1));
-    }
-
-    /// Counts a stream of HTTP/2 that was reset by the proxy.
-    pub fn http2_reset(&self, entry_point: EntryPointLabel, code: Http2Reset) {
-        self.small((Figure::Http2Reset, entry_point.0, code as u8), |cell| cell.add(1));
-    }
-
     /// Counts what became of a sticky cookie.
     pub fn stuck(&self, service: ServiceLabel, outcome: StickyOutcome) {
         self.small((Figure::Sticky, service.0, outcome as u8), |cell| cell.add(1));
@@ -243,6 +233,16 @@ impl CoreMetrics {
     /// Counts what became of a copy for a mirror.
     pub fn mirrored(&self, service: ServiceLabel, outcome: MirrorOutcome) {
         self.small((Figure::Mirror, service.0, outcome as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a connection of HTTP/2 that went over a bound and was ended.
+    pub fn http2_flood(&self, entry_point: EntryPointLabel, flood: Http2Flood) {
+        self.small((Figure::Http2Flood, entry_point.0, flood as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a stream of HTTP/2 that was reset by the proxy.
+    pub fn http2_reset(&self, entry_point: EntryPointLabel, code: Http2Reset) {
+        self.small((Figure::Http2Reset, entry_point.0, code as u8), |cell| cell.add(1));
     }
 
     fn small(&self, key: SmallKey, write: impl FnOnce(&Cell)) {
