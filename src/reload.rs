@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, AdminView, InternalService};
 use crate::common::live::Live;
@@ -26,6 +27,7 @@ use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
+use crate::proxy::guard::{Guard, GuardLimits};
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
 use crate::server::listener::{self, Admissions, Bound};
@@ -34,7 +36,7 @@ use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::LogHandle;
-use crate::telemetry::metrics::{Metrics, MetricsSettings};
+use crate::telemetry::metrics::{Metrics, MetricsSettings, resident_bytes};
 use crate::telemetry::{access_log, log};
 
 /// How long idle connections of an entry point that is gone may still send one more request, which is then
@@ -169,12 +171,16 @@ impl Reloader {
             snapshot: Live::new(empty),
             access_log: Live::new(None),
             internal: Box::new(internal),
+            guard: Arc::default(),
+            reclaim: tokio::sync::Notify::new(),
         });
         let workers = match config.workers {
             0 => std::thread::available_parallelism()?.get(),
             workers => workers.into(),
         };
         status.attach(&shared);
+        // Ends with the runtime.
+        tokio::spawn(watch_memory(Arc::clone(&shared.guard)));
         let cores = Cores::start(workers, &shared, &metrics)?;
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
@@ -446,6 +452,10 @@ impl Reloader {
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
+        self.shared.guard.set(GuardLimits {
+            connections: config.overload.max_connections,
+            memory: config.overload.max_memory.bytes(),
+        });
         let generation = snapshot.generation;
         let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
@@ -720,6 +730,27 @@ fn bind_problem(at: &ConfigPath, address: ListenAddress, error: &io::Error) -> P
         _ => problem,
     }
 }
+
+/// Tells the guard how much memory is used, for ever.
+async fn watch_memory(guard: Arc<Guard>) {
+    let mut interval = tokio::time::interval(MEMORY_CHECK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if guard.limits().memory == 0 {
+            continue;
+        }
+        let Some(resident) = resident_bytes() else { continue };
+        match guard.memory(resident) {
+            Some(0) => tracing::info!(resident, "memory is no longer scarce"),
+            Some(level) => tracing::warn!(resident, level, "memory is scarce, requests are refused"),
+            None => {}
+        }
+    }
+}
+
+/// How often the memory is looked at.
+const MEMORY_CHECK: Duration = Duration::from_millis(250);
 
 fn set_limits(admissions: &Admissions, (max, per_client): (u32, u32)) {
     admissions.max.store(max, Ordering::Relaxed);

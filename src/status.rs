@@ -16,9 +16,11 @@ use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
 use crate::endpoint::health;
+use crate::endpoint::lobby::QueueCounts;
+use crate::middleware::{BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
-use crate::telemetry::metrics::{EndpointState, Metrics};
+use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
 
 /// The state that operators see.
 pub struct Status {
@@ -49,7 +51,104 @@ impl Status {
     pub fn attach(&self, shared: &Arc<Shared>) {
         *self.shared.lock() = Some(Arc::clone(shared));
         let shared = Arc::clone(shared);
+        self.queue_figures(&shared);
+        self.circuit_figures(&shared);
+        self.adaptive_limits(&shared);
+        self.guard_figures(&shared);
         self.metrics.endpoints_from(move || endpoint_states(&shared));
+    }
+
+    fn guard_figures(&self, shared: &Arc<Shared>) {
+        let guard = Arc::clone(&shared.guard);
+        self.metrics.samples_from(declared::OVERLOAD_LEVEL, move || {
+            vec![Sample { labels: Vec::new(), value: guard.counts().level.into() }]
+        });
+        let guard = Arc::clone(&shared.guard);
+        self.metrics.samples_from(declared::OVERLOAD_REFUSED, move || {
+            let counts = guard.counts();
+            let refused = [
+                ("request", counts.requests),
+                ("connection_told", counts.told),
+                ("connection", counts.closed),
+            ];
+            let sample = |(what, count): (&str, u64)| Sample {
+                labels: vec![("what", what.to_owned())],
+                value: count as f64,
+            };
+            refused.map(sample).into()
+        });
+    }
+
+    fn adaptive_limits(&self, shared: &Arc<Shared>) {
+        let shared = Arc::clone(shared);
+        self.metrics.samples_from(declared::ADAPTIVE_LIMIT, move || {
+            let snapshot = shared.snapshot.load();
+            let limits = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
+                ServiceKind::Balanced(balanced) => balanced.adaptive.as_ref().map(|adaptive| Sample {
+                    labels: vec![("service", name.to_string())],
+                    value: adaptive.limit().into(),
+                }),
+                ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+            });
+            limits.collect()
+        });
+    }
+
+    fn circuit_figures(&self, shared: &Arc<Shared>) {
+        type Figure = fn(&BreakerReport) -> f64;
+        let figures: [(Metric, Figure); 3] = [
+            (declared::CIRCUIT_STATE, |report| f64::from(report.phase as u8)),
+            (declared::CIRCUIT_OPENED, |report| report.opened as f64),
+            (declared::CIRCUIT_REFUSED, |report| report.refused as f64),
+        ];
+        for (metric, figure) in figures {
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let reports = snapshot.stores.kept::<BreakerState>().map(|state| state.report());
+                let samples = reports.map(|report| Sample {
+                    labels: vec![
+                        ("middleware", report.middleware.to_string()),
+                        ("router", report.router.to_string()),
+                    ],
+                    value: figure(&report),
+                });
+                samples.collect()
+            });
+        }
+    }
+
+    fn queue_figures(&self, shared: &Arc<Shared>) {
+        type Figure = fn(&QueueCounts) -> f64;
+        let single: [(Metric, Figure); 5] = [
+            (declared::QUEUE_WAITING, |counts| counts.waiting.into()),
+            (declared::QUEUE_UNDER_WAY, |counts| counts.requests.into()),
+            (declared::QUEUE_CONNECTIONS, |counts| counts.connections.into()),
+            (declared::QUEUE_WAITED, |counts| counts.waited as f64),
+            (declared::QUEUE_WAIT_SECONDS, |counts| counts.waited_millis as f64 / 1000.0),
+        ];
+        for (metric, figure) in single {
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let sample = |(service, counts): (String, QueueCounts)| Sample {
+                    labels: vec![("service", service)],
+                    value: figure(&counts),
+                };
+                queues(&shared).into_iter().map(sample).collect()
+            });
+        }
+        let shared = Arc::clone(shared);
+        self.metrics.samples_from(declared::QUEUE_REFUSED, move || {
+            let samples = |(service, counts): (String, QueueCounts)| {
+                [("full", counts.full), ("timeout", counts.timed_out), ("displaced", counts.displaced)].map(
+                    |(reason, count)| Sample {
+                        labels: vec![("service", service.clone()), ("reason", reason.to_owned())],
+                        value: count as f64,
+                    },
+                )
+            };
+            queues(&shared).into_iter().flat_map(samples).collect()
+        });
     }
 
     /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
@@ -134,6 +233,18 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
         }
     }
     states
+}
+
+/// What the queues of services with limits have done.
+fn queues(shared: &Shared) -> Vec<(String, QueueCounts)> {
+    let snapshot = shared.snapshot.load();
+    let queues = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
+        ServiceKind::Balanced(balanced) => {
+            balanced.lobby.as_ref().map(|lobby| (name.to_string(), lobby.counts()))
+        }
+        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    });
+    queues.collect()
 }
 
 fn options(config: &DocumentConfig) -> AdminOptions {

@@ -3,7 +3,9 @@
 //! Picks are pure: they read one [`EndpointSet`], a shared turn counter and a random number that the
 //! caller gives. Never: clocks, sockets, tasks.
 
+pub mod adaptive;
 pub mod budget;
+pub mod hedge;
 mod p2c;
 pub mod weighted;
 mod wrr;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::observability::TraceVerbosity;
+use super::router::RouterTimeouts;
 use crate::common::units::HumanDuration;
 use crate::matcher::PathMatching;
 
@@ -147,6 +148,8 @@ pub struct ForwardedHeadersConfig {
 pub struct EntryPointHttp {
     /// Middlewares that run before those of every router of this entry point. Default none.
     pub middlewares: Vec<String>,
+    /// Timeouts for its routers, where they do not say otherwise.
+    pub timeouts: RouterTimeouts,
     /// Which percent-encoded characters a path may hold.
     pub encoded_characters: EncodedCharactersConfig,
     /// Sends `;` in a query on as `%3B` instead of turning it into `&`. Default false.
@@ -168,6 +171,7 @@ impl Default for EntryPointHttp {
     fn default() -> Self {
         Self {
             middlewares: Vec::new(),
+            timeouts: RouterTimeouts::default(),
             encoded_characters: EncodedCharactersConfig::default(),
             encode_query_semicolons: false,
             sanitize_path: true,

@@ -27,7 +27,7 @@ const MAX_FILES: usize = 10_000;
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
 /// Blocks that stand in the main file only.
-const STATIC_BLOCKS: [&str; 13] = [
+const STATIC_BLOCKS: [&str; 14] = [
     "entryPoints",
     "serversTransport",
     "log",
@@ -40,6 +40,7 @@ const STATIC_BLOCKS: [&str; 13] = [
     "global",
     "core",
     "onProblem",
+    "overload",
     "workers",
 ];
 
@@ -551,6 +552,7 @@ impl Reading<'_> {
                 "global" => blocks.block(key, entry, &mut config.global),
                 "core" => blocks.block(key, entry, &mut config.core),
                 "onProblem" => blocks.block(key, entry, &mut config.on_problem),
+                "overload" => blocks.block(key, entry, &mut config.overload),
                 "workers" => blocks.block(key, entry, &mut config.workers),
                 other => {
                     let path = ConfigPath::root().key(other);

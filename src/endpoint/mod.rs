@@ -7,6 +7,7 @@
 
 pub mod health;
 pub mod live;
+pub mod lobby;
 pub mod sequence;
 pub mod set;
 pub mod url;
@@ -61,6 +62,7 @@ pub struct Endpoint {
 struct Load {
     in_flight: AtomicU32,
     idle: AtomicU32,
+    open: AtomicU32,
 }
 
 /// What becomes of the path that a server's url has (`preservePath`).
@@ -111,6 +113,11 @@ impl Endpoint {
         self.load.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Open connections to it, over all cores, while their number is limited. Tickets of the lobby count here.
+    pub fn open(&self) -> &AtomicU32 {
+        &self.load.open
+    }
+
     /// Pooled connections to it that nobody uses, over all cores. The pools count here.
     pub fn idle(&self) -> &AtomicU32 {
         &self.load.idle
@@ -126,6 +133,16 @@ impl InFlight {
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(endpoint)
+    }
+
+    /// Counts one more unless there are `max` already; 0 is no limit.
+    pub fn enter(endpoint: Arc<Endpoint>, max: u32) -> Option<Self> {
+        if max == 0 {
+            return Some(Self::new(endpoint));
+        }
+        let room = |count| (count < max).then_some(count + 1);
+        endpoint.load.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok()?;
+        Some(Self(endpoint))
     }
 
     /// The endpoint.
@@ -144,7 +161,7 @@ impl Deref for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -21,7 +21,9 @@ use crate::limit::{InFlightGuard, Stores};
 use crate::matcher::PathMatching;
 
 mod add_prefix;
+mod breaker_expression;
 mod chain;
+mod circuit_breaker;
 mod headers;
 mod in_flight_req;
 mod ip_allow_list;
@@ -34,6 +36,7 @@ mod testing;
 
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
+pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBreakerConfig, Passed, Phase};
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
@@ -64,6 +67,8 @@ pub enum MiddlewareConfig {
     InFlightReq(InFlightReqConfig),
     /// Sends a request again when it failed.
     Retry(RetryConfig),
+    /// Refuses requests for a while when too many of them went wrong.
+    CircuitBreaker(CircuitBreakerConfig),
     /// Not supported yet.
     StripPrefixRegex(NotYet),
     /// Not supported yet.
@@ -86,8 +91,6 @@ pub enum MiddlewareConfig {
     ForwardAuth(NotYet),
     /// Not supported yet.
     Buffering(NotYet),
-    /// Not supported yet.
-    CircuitBreaker(NotYet),
     /// Not supported yet.
     Compress(NotYet),
     /// Not supported yet.
@@ -187,6 +190,9 @@ impl MiddlewareConfig {
             Self::Retry(config) => {
                 config.compile(name, at, cx).map(|link| Link::Around(Around::Retry(Arc::new(link))))
             }
+            Self::CircuitBreaker(config) => {
+                config.compile(name, at, cx).map(|link| Link::Around(Around::CircuitBreaker(Arc::new(link))))
+            }
             Self::Chain(_) => None,
             Self::StripPrefixRegex(_)
             | Self::ReplacePath(_)
@@ -199,7 +205,6 @@ impl MiddlewareConfig {
             | Self::DigestAuth(_)
             | Self::ForwardAuth(_)
             | Self::Buffering(_)
-            | Self::CircuitBreaker(_)
             | Self::Compress(_)
             | Self::PassTlsClientCert(_)
             | Self::ContentType(_)
@@ -287,6 +292,8 @@ impl Edit {
 pub enum Around {
     /// `retry`.
     Retry(Arc<Retry>),
+    /// `circuitBreaker`.
+    CircuitBreaker(Arc<CircuitBreaker>),
 }
 
 /// What an edit link says about a request.

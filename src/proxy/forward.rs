@@ -6,17 +6,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::admit::{self, Admission, Place};
 use super::core::Suspicion;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, timeout_kind};
+use super::hedge;
 use super::retry::client_error;
 use crate::balance;
-use crate::common::clock;
-use crate::common::timer::deadline;
-use crate::endpoint::{Endpoint, EndpointId, InFlight};
+use crate::common::clock::{self, Millis};
+use crate::common::jitter::full_jitter;
+use crate::common::timer::{Slot, deadline};
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
@@ -49,23 +53,41 @@ pub async fn forward<'a>(
     } else {
         exchange.entry.settings.forwarded.send(&mut head.headers, exchange.peer, &exchange.named);
     }
-    exchange.idle_timeout =
-        route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
+    let times = route.map(|route| &route.timeouts);
+    exchange.idle_timeout = times.and_then(|times| times.idle).unwrap_or(balanced.transport.idle_timeout);
+    if balanced.transport.request_timeout > 0 && times.is_none_or(|times| times.request.is_none()) {
+        let started = clock::to_millis(exchange.links.now);
+        exchange.deadline = exchange.deadline.min(started + balanced.transport.request_timeout);
+    }
     let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
-        let endpoint = pick(exchange, service, balanced)?;
-        let failure = match attempt(
-            exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
-        )
-        .await
-        {
-            Ok(response) => return Ok(response),
+        let admission = admit::admit(exchange, exchange.slot, service, balanced, fresh_only).await?;
+        exchange.tried.push(Arc::clone(&admission.endpoint));
+        let outcome = match &balanced.hedge {
+            Some(hedge) if limit > 1 && !fresh_only && may_hedge(exchange, &head, &body) => {
+                // A rare thing whose future would make that of every exchange larger.
+                Box::pin(hedge::run(exchange, service, balanced, hedge, admission, &mut head, &plain)).await
+            }
+            _ => {
+                let slot = exchange.slot;
+                attempt(exchange, slot, service, balanced, admission, &mut head, body, &plain, fresh_only)
+                    .await
+            }
+        };
+        let failure = match outcome {
+            Ok(answered) => {
+                learn(exchange.core.id, balanced, answered.took);
+                let mut response = answered.take_over(exchange);
+                if let Some(field) = &balanced.attempts_header {
+                    response.head.headers.insert(field, exchange.attempts.into());
+                }
+                return Ok(response);
+            }
             Err(failure) => failure,
         };
-        exchange.in_flight = None;
         let Some(untouched) = failure.body else { return Err(failure.error) };
         // A connection that the pod closed while it was idle says nothing about the pod.
         let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
@@ -73,7 +95,11 @@ pub async fn forward<'a>(
             exchange.core.metrics.non_idempotent_lost(service.label);
             return Err(failure.error);
         }
-        if stale && !fresh_only {
+        if failure.crowded {
+            // Another took the place while the connection that was meant for this one died.
+            exchange.attempts -= 1;
+            exchange.tried.pop();
+        } else if stale && !fresh_only {
             // Not a try of its own: the request never had a connection that was alive.
             exchange.core.metrics.retried(service.label, RetryReason::Stale);
             exchange.attempts -= 1;
@@ -83,11 +109,15 @@ pub async fn forward<'a>(
             if exchange.attempts >= limit || clock::now() >= exchange.deadline {
                 return Err(failure.error);
             }
+            if let Some(kind) = timeout_kind(&failure.error) {
+                exchange.core.metrics.timed_out(kind);
+            }
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
+                ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
             if failure.written {
@@ -98,10 +128,43 @@ pub async fn forward<'a>(
                 exchange.core.metrics.retried(service.label, reason);
             }
             fresh_only = false;
+            pause(exchange, balanced).await;
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
         body = untouched;
     }
+}
+
+/// Whether a second try beside the first can do no harm.
+fn may_hedge(exchange: &Exchange<'_>, head: &RequestHead, body: &Body) -> bool {
+    exchange.attempts == 1
+        && exchange.upgrade.is_none()
+        && matches!(body, Body::Empty)
+        && is_idempotent(&head.method)
+}
+
+/// Tells hedging and adaptive concurrency, where a service has them, how long an answer took.
+fn learn(core: usize, balanced: &Balanced, took: Duration) {
+    if let Some(hedge) = &balanced.hedge {
+        hedge.record(core, clock::recent(), took);
+    }
+    if let (Some(adaptive), Some(lobby)) = (&balanced.adaptive, &balanced.lobby)
+        && let Some(limit) = adaptive.sample(clock::recent(), took, lobby.requests())
+    {
+        lobby.allow(limit);
+    }
+}
+
+/// Waits before a try at an endpoint that has failed this request already, when there is no other.
+async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
+    let interval = balanced.retry_interval;
+    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    if interval == 0 || balance::leaves_one(&balanced.endpoints.load(), &tried) {
+        return;
+    }
+    let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
+    let until = clock::now() + clock::millis(full_jitter(longest, exchange.core.random()));
+    exchange.slot.until(until.min(exchange.deadline)).await;
 }
 
 /// Whether another try is within the budget of the service that the last one went to; counts it if so.
@@ -138,63 +201,96 @@ fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
     }
 }
 
-fn pick(
+/// The endpoint for the next attempt, none of those that are `full`; `None` when all that are available are.
+///
+/// # Errors
+/// [`ProxyError::NoEndpoint`].
+pub fn pick(
     exchange: &Exchange<'_>,
     service: &Service,
     balanced: &Balanced,
-) -> Result<Arc<Endpoint>, ProxyError> {
+    full: &[EndpointId],
+) -> Result<Option<Arc<Endpoint>>, ProxyError> {
     let set = balanced.endpoints.load();
-    let mut avoid: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    let mut avoid: SmallVec<[EndpointId; 4]> = SmallVec::from_slice(full);
+    avoid.extend(exchange.tried.iter().map(|endpoint| endpoint.id()));
     let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
     if !balance::leaves_one(&set, &avoid) {
         // Rather one that is suspected than one that has failed this very request.
         avoid.truncate(tried);
     }
+    if !full.is_empty() && !balance::leaves_one(&set, &avoid) {
+        avoid.truncate(full.len());
+        if set.available() > 0 && !balance::leaves_one(&set, &avoid) {
+            return Ok(None);
+        }
+    }
     let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
-            Ok(Arc::clone(endpoint))
+            Ok(Some(Arc::clone(endpoint)))
         }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
     }
 }
 
 /// What the head had before an endpoint's own path and name were put into it.
-struct Plain {
+pub(super) struct Plain {
     path: crate::http::text::Text,
     authority: crate::http::text::Text,
 }
 
 /// A try that gave no answer.
-struct Failure {
+pub(super) struct Failure {
     error: ProxyError,
     /// The body, if it can be sent again.
     body: Option<Body>,
     written: bool,
     reused: bool,
+    /// It had no place for a connection after all, and waits for one again.
+    crowded: bool,
+}
+
+/// A try that gave an answer.
+pub(super) struct Answered {
+    response: Response,
+    place: Place,
+    took: Duration,
+}
+
+impl Answered {
+    /// The exchange has its answer.
+    fn take_over(self, exchange: &mut Exchange<'_>) -> Response {
+        exchange.origin = Some((self.response.head.status, self.took));
+        exchange.in_flight = Some(self.place);
+        self.response
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of the loop above, and of nothing else")]
-async fn attempt(
-    exchange: &mut Exchange<'_>,
+pub(super) async fn attempt(
+    exchange: &Exchange<'_>,
+    slot: &Slot,
     service: &Service,
     balanced: &Balanced,
-    endpoint: &Arc<Endpoint>,
+    admission: Admission,
     head: &mut RequestHead,
     body: Body,
     plain: &Plain,
     fresh_only: bool,
-) -> Result<Response, Failure> {
+) -> Result<Answered, Failure> {
     let core = exchange.core;
     let transport = &balanced.transport;
-    exchange.tried.push(Arc::clone(endpoint));
-    let in_flight = InFlight::new(Arc::clone(endpoint));
-    if transport.max_in_flight > 0 && endpoint.in_flight() > transport.max_in_flight {
-        let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
-        return Err(Failure { error, body: None, written: false, reused: false });
-    }
+    let Admission { endpoint, place, mut ticket } = admission;
+    let endpoint = &endpoint;
+    let times = exchange.route.map(|route| &route.timeouts);
+    let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
+    let over = match own.unwrap_or(transport.attempt_timeout) {
+        0 => Millis::MAX,
+        limit => clock::now().saturating_add(limit),
+    };
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -215,10 +311,29 @@ async fn attempt(
             conn
         }
         None => {
-            let until =
-                exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
-            match upstream::connect(endpoint, exchange.slot, until).await {
-                Ok(conn) => {
+            if let Some(lobby) = &balanced.lobby
+                && ticket.is_none()
+                && lobby.limits_connections()
+            {
+                ticket = lobby.try_connect(endpoint);
+                if ticket.is_none() {
+                    let error = ProxyError::QueueFull { service: service.name.clone() };
+                    return Err(Failure {
+                        error,
+                        body: Some(body),
+                        written: false,
+                        reused: false,
+                        crowded: true,
+                    });
+                }
+            }
+            let dial = times.and_then(|times| times.connect).unwrap_or(transport.dial_timeout);
+            let until = exchange.deadline.min(over).min(deadline(clock::now(), super::serve::duration(dial)));
+            match upstream::connect(endpoint, slot, until).await {
+                Ok(mut conn) => {
+                    if let Some(ticket) = ticket {
+                        conn.hold(Box::new(ticket));
+                    }
                     core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
                     core.trust(endpoint.id());
                     conn
@@ -232,16 +347,20 @@ async fn attempt(
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
-                    return Err(Failure { error, body: Some(body), written: false, reused: false });
+                    return Err(Failure {
+                        error,
+                        body: Some(body),
+                        written: false,
+                        reused: false,
+                        crowded: false,
+                    });
                 }
             }
         }
     };
     let home: Rc<dyn Home> = pool;
-    let header_timeout = exchange
-        .route
-        .and_then(|route| route.response_header_timeout)
-        .unwrap_or(transport.response_header_timeout);
+    let header_timeout =
+        times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.conn;
     let interim_wanted = head.version == http::Version::HTTP_11;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
@@ -254,19 +373,17 @@ async fn attempt(
         upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
         expect_continue: exchange.expects_continue,
         interim: &mut interim,
-        slot: exchange.slot,
+        slot,
         header_timeout,
         idle_timeout: exchange.idle_timeout,
-        deadline: exchange.deadline,
+        deadline: exchange.deadline.min(over),
     };
     // The first try on a connection that was there begins with the request.
     let started =
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            exchange.origin = Some((head.status, clock::instant() - started));
-            exchange.in_flight = Some(in_flight);
-            Ok(Response { head, body })
+            Ok(Answered { response: Response { head, body }, place, took: clock::instant() - started })
         }
         Err(ExchangeError { cause, written, reused, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
@@ -280,10 +397,14 @@ async fn attempt(
                 ExchangeCause::RequestBody(error) => client_error(error),
                 ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
                 ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
-                ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
+                ExchangeCause::Deadline if over < exchange.deadline => {
+                    ProxyError::AttemptTimeout { endpoint }
+                }
+                ExchangeCause::Deadline => exchange.overdue(),
             };
-            let again = matches!(error, ProxyError::UpstreamClosed { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, reused })
+            let again =
+                matches!(error, ProxyError::UpstreamClosed { .. } | ProxyError::AttemptTimeout { .. });
+            Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
         }
     }
 }

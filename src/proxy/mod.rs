@@ -1,8 +1,12 @@
 //! The life of one request: [`serve::serve`] is the whole path, read top to bottom.
 
+pub mod admit;
+mod breaker;
 pub mod core;
 pub mod exchange;
 mod forward;
+pub mod guard;
+mod hedge;
 pub mod respond;
 mod retry;
 pub mod serve;

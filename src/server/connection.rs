@@ -54,6 +54,8 @@ pub struct Accepted {
     pub listener: ListenerId,
     /// Its place among the connections that are allowed; given back on drop.
     pub admission: Admission,
+    /// It came when the proxy had as much as it may: what it asks for is refused unless it is important.
+    pub unwelcome: bool,
 }
 
 /// What the outside tells a connection.
@@ -87,7 +89,7 @@ impl Control {
 
 /// Serves a connection to its end.
 pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
-    let Accepted { stream, peer, listener, admission } = accepted;
+    let Accepted { stream, peer, listener, admission, unwelcome } = accepted;
     let Some(entry) = core.snapshot().entry_point(listener).cloned() else { return };
     let label = entry.label;
     drop(entry);
@@ -106,6 +108,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         peer: Peer::new(peer, false),
         opened: clock::now(),
         served: 0,
+        unwelcome,
         listener,
         core: &core,
         control: &control,
@@ -142,6 +145,7 @@ struct Connection<'a> {
     peer: Peer,
     opened: Millis,
     served: u32,
+    unwelcome: bool,
     listener: ListenerId,
     core: &'a Rc<Core>,
     control: &'a Control,
@@ -255,6 +259,9 @@ impl Connection<'_> {
             route: None,
             service: None,
             deadline: Millis::MAX,
+            unwelcome: self.unwelcome,
+            client_deadline: Millis::MAX,
+            attempt_timeout: None,
             idle_timeout: 0,
             attempts: 0,
             attempt_limit: None,
@@ -312,7 +319,10 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
-                let (error, reason) = send_failure(error, endpoint);
+                let (error, reason) = match error {
+                    SendError::Deadline => (ending.overdue(), CloseReason::Timeout),
+                    error => send_failure(error, endpoint),
+                };
                 note_failure(core, &error);
                 ending.failure = Some(End::from(&error));
                 Some(reason)

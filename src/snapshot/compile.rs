@@ -12,23 +12,29 @@ use http::{Method, StatusCode};
 
 use super::entries::{self, InternalRouter};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, Service, ServiceKind,
-    Snapshot, Transport, Underscores, Weighted,
+    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, RouteTimeouts, Service,
+    ServiceKind, Snapshot, Transport, Underscores, Weighted,
 };
+use crate::balance::adaptive::{Adaptive, AdaptiveSettings};
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
+use crate::balance::hedge::{Hedge, HedgeSettings};
 use crate::balance::weighted::WeightedChildren;
 use crate::balance::{Balancer, Strategy};
 use crate::common::clock::{self, Millis};
+use crate::common::importance::Importance;
 use crate::common::names::{EntryPointName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
-use crate::config::router::RouterConfig;
-use crate::config::service::{self, HealthCheckConfig, LoadBalancerConfig, WeightedConfig};
+use crate::config::router::{RouterConfig, RouterTimeouts};
+use crate::config::service::{
+    self, AdaptiveConcurrencyConfig, HealthCheckConfig, HedgeConfig, LoadBalancerConfig, WeightedConfig,
+};
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
 use crate::endpoint::live::LiveEndpoints;
+use crate::endpoint::lobby::{Limits, Lobby};
 use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
 use crate::endpoint::url::ServerUrl;
 use crate::health::{ExpectedStatus, HealthSettings, Redirects};
@@ -56,6 +62,7 @@ pub struct Draft {
     stores: Stores,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+    lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
 }
 
 /// An entry point without its socket.
@@ -95,6 +102,10 @@ impl Draft {
         }
         for (budget, settings) in self.budgets {
             budget.set(settings);
+        }
+        for (lobby, limits, allowed) in self.lobbies {
+            lobby.set(limits);
+            lobby.allow(allowed);
         }
         let entry_points: Vec<_> = self
             .entry_points
@@ -187,6 +198,7 @@ pub fn compile(
         under_way: Vec::new(),
         endpoints: Vec::new(),
         budgets: Vec::new(),
+        lobbies: Vec::new(),
         health: BTreeMap::new(),
     };
     compiler.run()
@@ -208,11 +220,20 @@ struct Compiler<'a> {
     under_way: Vec<ServiceName>,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+    /// With what adaptive concurrency lets in.
+    lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
     health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
 }
 
 /// A router on one entry point.
 type Entry = (Rule, i64, String, Arc<Route>);
+
+impl<'a> Compiler<'a> {
+    /// The running service of that name.
+    fn previous_service(&self, name: &ServiceName) -> Option<&'a Arc<Service>> {
+        self.previous?.services.get(name)
+    }
+}
 
 impl Compiler<'_> {
     fn run(&mut self) -> Draft {
@@ -253,6 +274,7 @@ impl Compiler<'_> {
             stores: std::mem::take(&mut self.stores),
             endpoints: std::mem::take(&mut self.endpoints),
             budgets: std::mem::take(&mut self.budgets),
+            lobbies: std::mem::take(&mut self.lobbies),
         }
     }
 
@@ -277,9 +299,8 @@ impl Compiler<'_> {
                 name: RouterName::new(name),
                 chain: Box::default(),
                 service: self.internal(service),
-                request_timeout: 0,
-                response_header_timeout: None,
-                idle_timeout: None,
+                timeouts: RouteTimeouts::default(),
+                importance: Importance::High,
                 series: self.metrics.series(&entry, None, None),
                 access_log: false,
                 metrics: false,
@@ -378,6 +399,7 @@ impl Compiler<'_> {
         let mut routes = Vec::with_capacity(chosen.len());
         for (turn, entry_name) in chosen.iter().enumerate() {
             let entry = &entry_configs[entry_name.as_str()];
+            let timeouts = self.timeouts(&router.timeouts, &at.key("timeouts"), turn == 0, entry_name, entry);
             // What is wrong with a router is said once, not once an entry point.
             let mut others = Problems::new();
             let problems = if turn == 0 { &mut *self.problems } else { &mut others };
@@ -405,9 +427,12 @@ impl Compiler<'_> {
                 name: name.clone(),
                 chain,
                 service: Arc::clone(service),
-                request_timeout: millis(router.timeouts.request),
-                response_header_timeout: router.timeouts.response_header.map(millis),
-                idle_timeout: router.timeouts.idle.map(millis),
+                timeouts: timeouts.clone(),
+                // Probes are served when nothing else is.
+                importance: match service.kind {
+                    ServiceKind::Internal(_) => Importance::High,
+                    _ => router.importance.into(),
+                },
                 series: metrics.series(entry_name, Some(name), Some(&service.name)),
                 access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
                 metrics: seen.metrics.unwrap_or(entry.observability.metrics),
@@ -421,6 +446,35 @@ impl Compiler<'_> {
             if let Some(routers) = entries.get_mut(entry_name) {
                 routers.push(route);
             }
+        }
+    }
+
+    /// The times of a router on one entry point.
+    fn timeouts(
+        &mut self,
+        own: &RouterTimeouts,
+        at: &ConfigPath,
+        says: bool,
+        entry_name: &EntryPointName,
+        entry: &EntryPointConfig,
+    ) -> RouteTimeouts {
+        let outer = &entry.http.timeouts;
+        let outer_at = ConfigPath::of(&["entryPoints"]).key(entry_name.as_str()).key("http").key("timeouts");
+        let (field, at) = match &own.deadline_header {
+            Some(field) => (Some(field), at),
+            None => (outer.deadline_header.as_ref(), &outer_at),
+        };
+        let field = field.filter(|field| !field.is_empty());
+        let mut others = Problems::new();
+        let problems = if says { &mut *self.problems } else { &mut others };
+        let or = |own: Option<HumanDuration>, outer: Option<HumanDuration>| own.or(outer).map(millis);
+        RouteTimeouts {
+            request: or(own.request, outer.request),
+            attempt: or(own.attempt, outer.attempt),
+            connect: or(own.connect, outer.connect),
+            response_header: or(own.response_header, outer.response_header),
+            idle: or(own.idle, outer.idle),
+            deadline_header: field.and_then(|field| header_name(field, &at.key("deadlineHeader"), problems)),
         }
     }
 
@@ -597,10 +651,6 @@ impl Compiler<'_> {
         Some(ServiceKind::Weighted(Weighted { turns, children: children.into() }))
     }
 
-    fn previous_service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.previous?.services.get(name)
-    }
-
     fn balanced(
         &mut self,
         name: &ServiceName,
@@ -630,6 +680,11 @@ impl Compiler<'_> {
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
         let transport = self.transport(config, at)?;
+        let attempts_header = config
+            .retry
+            .attempts_header
+            .as_ref()
+            .and_then(|field| header_name(field, &at.key("retry").key("attemptsHeader"), self.problems));
         let strategy = match config.strategy {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
@@ -640,7 +695,7 @@ impl Compiler<'_> {
             min_per_second: config.retry.budget_min_per_second,
         };
         let previous = self.previous_service(name).and_then(|service| match &service.kind {
-            ServiceKind::Balanced(balanced) => Some(balanced),
+            ServiceKind::Balanced(balanced) => Some(&**balanced),
             ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
         });
         let (endpoints, balancer, budget) = match previous {
@@ -661,6 +716,32 @@ impl Compiler<'_> {
                 Arc::new(RetryBudget::new(budget_settings)),
             ),
         };
+        let limits = Limits {
+            requests: config.max_requests,
+            connections: config.max_connections,
+            requests_each: transport.max_requests,
+            connections_each: transport.max_connections,
+            waiting: config.queue.size,
+            patience: millis(config.queue.timeout),
+        };
+        let hedge = config.hedge.as_ref().and_then(|hedge| self.hedge(hedge, &at.key("hedge"), previous));
+        let adaptive = config
+            .adaptive_concurrency
+            .as_ref()
+            .and_then(|adaptive| self.adaptive(adaptive, &at.key("adaptiveConcurrency"), previous));
+        let allowed = adaptive.as_ref().map_or(0, |adaptive| adaptive.limit());
+        let wanted = limits.any() || adaptive.is_some();
+        let lobby = match previous.and_then(|old| old.lobby.as_ref()) {
+            Some(old) => {
+                self.lobbies.push((Arc::clone(old), limits, allowed));
+                wanted.then(|| Arc::clone(old))
+            }
+            None => wanted.then(|| {
+                let lobby = Lobby::new(limits);
+                lobby.allow(allowed);
+                lobby
+            }),
+        };
         if let Some(Some(settings)) = health {
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
         }
@@ -670,8 +751,65 @@ impl Compiler<'_> {
             pass_host_header: config.pass_host_header,
             transport,
             attempts: config.retry.attempts.into(),
+            retry_interval: millis(config.retry.initial_interval),
+            attempts_header,
             budget,
+            lobby,
+            hedge,
+            adaptive,
         })))
+    }
+
+    fn hedge(
+        &mut self,
+        config: &HedgeConfig,
+        at: &ConfigPath,
+        previous: Option<&Balanced>,
+    ) -> Option<Arc<Hedge>> {
+        if !(0.0..100.0).contains(&config.quantile) {
+            let problem = Problem::error(&at.key("quantile"), "a quantile is at least 0 and less than 100");
+            self.problems.push(problem.hint("95: when an answer is later than 95 of 100 are"));
+            return None;
+        }
+        if config.quantile == 0.0 && config.delay.0.is_zero() {
+            let problem = Problem::error(&at.key("delay"), "every request would be sent twice");
+            self.problems.push(problem.hint("write delay: 100ms, or quantile: 95"));
+            return None;
+        }
+        let settings = HedgeSettings { delay: millis(config.delay), percent: config.quantile };
+        let old = previous.and_then(|old| old.hedge.as_ref()).filter(|old| old.settings() == settings);
+        Some(old.map_or_else(|| Arc::new(Hedge::new(settings)), Arc::clone))
+    }
+
+    fn adaptive(
+        &mut self,
+        config: &AdaptiveConcurrencyConfig,
+        at: &ConfigPath,
+        previous: Option<&Balanced>,
+    ) -> Option<Arc<Adaptive>> {
+        let before = self.problems.len();
+        if config.min == 0 {
+            self.problems.error(&at.key("min"), "min must be at least 1");
+        }
+        if config.max < config.min {
+            let message = format!("max {} is less than min {}", config.max, config.min);
+            self.problems.error(&at.key("max"), message);
+        }
+        if !(1.0..=100.0).contains(&config.tolerance) {
+            let problem = Problem::error(&at.key("tolerance"), "tolerance is from 1 to 100");
+            self.problems.push(problem.hint("1.5: half as much again as the least latency is still good"));
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let settings = AdaptiveSettings {
+            initial: config.initial,
+            min: config.min,
+            max: config.max,
+            tolerance: config.tolerance,
+        };
+        let old = previous.and_then(|old| old.adaptive.as_ref()).filter(|old| old.settings() == settings);
+        Some(old.map_or_else(|| Arc::new(Adaptive::new(settings)), Arc::clone))
     }
 
     fn transport(&mut self, config: &LoadBalancerConfig, at: &ConfigPath) -> Option<Transport> {
@@ -692,14 +830,18 @@ impl Compiler<'_> {
             }
         };
         let times = &settings.forwarding_timeouts;
+        let own = &config.timeouts;
         Some(Transport {
-            dial_timeout: millis(times.dial_timeout),
-            response_header_timeout: millis(times.response_header_timeout),
-            idle_timeout: millis(times.idle_timeout),
+            request_timeout: millis(own.request),
+            attempt_timeout: millis(own.attempt),
+            dial_timeout: millis(own.connect.unwrap_or(times.dial_timeout)),
+            response_header_timeout: millis(own.response_header.unwrap_or(times.response_header_timeout)),
+            idle_timeout: millis(own.idle.unwrap_or(times.idle_timeout)),
             idle_conn_timeout: millis(times.idle_conn_timeout),
             // Traefik's negative number keeps no connection.
             max_idle: u32::try_from(settings.max_idle_conns_per_host).unwrap_or(0),
-            max_in_flight: settings.max_conns_per_host,
+            max_connections: settings.max_conns_per_host,
+            max_requests: settings.max_requests_per_host,
         })
     }
 
@@ -794,6 +936,14 @@ fn unknown<'a>(what: &str, name: &str, at: &ConfigPath, known: impl IntoIterator
         None if known.len() <= 8 => problem.hint(format!("there is {}", known.join(", "))),
         None => problem,
     }
+}
+
+fn header_name(field: &str, at: &ConfigPath, problems: &mut Problems) -> Option<HeaderName> {
+    let name = HeaderName::try_from(field).ok();
+    if name.is_none() {
+        problems.error(at, format!("bad header name {field:?}"));
+    }
+    name
 }
 
 fn millis(duration: HumanDuration) -> Millis {

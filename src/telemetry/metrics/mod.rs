@@ -27,10 +27,11 @@ use crate::telemetry::metrics::core::CoreCells;
 pub use crate::telemetry::metrics::core::CoreMetrics;
 pub use crate::telemetry::metrics::declared::{Kind, Metric};
 pub use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, LimitDecision, MethodLabel, MiddlewareLabel,
-    Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, HedgeWinner, LimitDecision, MethodLabel,
+    MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
 };
 pub use crate::telemetry::metrics::page::CONTENT_TYPE;
+pub use crate::telemetry::metrics::process::resident_bytes;
 
 /// Names and series remembered over all reloads. Removed routers keep theirs, so that a reload that
 /// brings one back goes on counting; past this bound new ones are counted together as `other`.

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, LimitDecision, RetryReason, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, HedgeWinner, LimitDecision, RetryReason, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -103,6 +103,12 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::LostNonIdempotent,
         name: Some(("service", Kindred::Service)),
         word: None,
+    },
+    SmallFamily {
+        metric: declared::HEDGES,
+        figure: Figure::Hedge,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("winner", |value| HedgeWinner::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::LIMIT_DECISIONS,
