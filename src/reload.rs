@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,13 +31,13 @@ use crate::proxy::core::Shared;
 use crate::proxy::guard::{Guard, GuardLimits};
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
-use crate::server::listener::{self, Admissions, Bound};
+use crate::server::listener::{self, Admissions, Bound, TurnedAway};
 use crate::snapshot::compile::{Draft, Remarks, compile};
 use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::LogHandle;
-use crate::telemetry::metrics::{Metrics, MetricsSettings, resident_bytes};
+use crate::telemetry::metrics::{Metrics, MetricsSettings, Sample, declared, resident_bytes};
 use crate::telemetry::{access_log, log};
 
 /// How long idle connections of an entry point that is gone may still send one more request, which is then
@@ -84,6 +85,7 @@ pub struct Reloader {
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
     closing: Vec<Closing>,
+    turned_away: Arc<Mutex<BTreeMap<EntryPointName, Arc<TurnedAway>>>>,
 }
 
 struct Listening {
@@ -158,6 +160,11 @@ impl Reloader {
                 internal_answer(&*status, service, method, path, query)
             }
         };
+        let turned_away = Arc::new(Mutex::new(BTreeMap::new()));
+        metrics.samples_from(declared::CONNECTIONS_REFUSED, {
+            let turned_away = Arc::clone(&turned_away);
+            move || refused_connections(&turned_away.lock())
+        });
         let empty = Snapshot {
             generation: 0,
             hash: String::new(),
@@ -200,6 +207,7 @@ impl Reloader {
             stale: Vec::new(),
             old: Vec::new(),
             closing: Vec::new(),
+            turned_away,
         };
         match reloader.open(&candidate) {
             Ok(opened) => reloader.commit(candidate, opened)?,
@@ -517,7 +525,8 @@ impl Reloader {
 
     fn listen(&mut self, plan: Planned, id: ListenerId, socket: TcpListener) {
         let socket = Arc::new(socket);
-        let admissions = Arc::new(Admissions::default());
+        let turned_away = Arc::clone(self.turned_away.lock().entry(plan.name.clone()).or_default());
+        let admissions = Arc::new(Admissions::new(turned_away));
         set_limits(&admissions, plan.max_connections);
         match socket.local_addr() {
             Ok(address) => tracing::info!(entry_point = %plan.name, %address, "listening"),
@@ -751,6 +760,23 @@ async fn watch_memory(guard: Arc<Guard>) {
 
 /// How often the memory is looked at.
 const MEMORY_CHECK: Duration = Duration::from_millis(250);
+
+/// How many connections each entry point has turned away, and why.
+fn refused_connections(turned_away: &BTreeMap<EntryPointName, Arc<TurnedAway>>) -> Vec<Sample> {
+    let sample = |name: &EntryPointName, reason: &str, count: &AtomicU64| Sample {
+        labels: vec![("entrypoint", name.to_string()), ("reason", reason.to_owned())],
+        value: count.load(Ordering::Relaxed) as f64,
+    };
+    turned_away
+        .iter()
+        .flat_map(|(name, away)| {
+            [
+                sample(name, "max_connections", &away.max),
+                sample(name, "max_connections_per_client", &away.max_per_client),
+            ]
+        })
+        .collect()
+}
 
 fn set_limits(admissions: &Admissions, (max, per_client): (u32, u32)) {
     admissions.max.store(max, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use crate::admin::{
     AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, Readiness, Refused, ServerStatus,
     ServerStatuses, VersionInfo,
 };
+use crate::common::clock;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
@@ -216,6 +217,11 @@ impl AdminView for Status {
     fn options(&self) -> AdminOptions {
         self.options.lock().clone()
     }
+
+    fn resilience(&self) -> serde_json::Value {
+        let shared = self.shared.lock().clone();
+        shared.map_or(serde_json::Value::Null, |shared| resilience(&shared))
+    }
 }
 
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
@@ -233,6 +239,55 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
         }
     }
     states
+}
+
+/// What `/api/resilience` shows.
+fn resilience(shared: &Shared) -> serde_json::Value {
+    let snapshot = shared.snapshot.load();
+    let mut services = serde_json::Map::new();
+    for (name, service) in &snapshot.services {
+        let ServiceKind::Balanced(balanced) = &service.kind else { continue };
+        let mut shown = serde_json::Map::new();
+        shown.insert("retriesLeft".to_owned(), json!(balanced.budget.left(clock::now())));
+        if let Some(adaptive) = &balanced.adaptive {
+            shown.insert("adaptiveLimit".to_owned(), json!(adaptive.limit()));
+        }
+        if let Some(lobby) = &balanced.lobby {
+            let counts = lobby.counts();
+            shown.insert("waiting".to_owned(), json!(counts.waiting));
+            shown.insert("requests".to_owned(), json!(counts.requests));
+            shown.insert("connections".to_owned(), json!(counts.connections));
+            let refused = counts.full + counts.timed_out + counts.displaced;
+            shown.insert("refused".to_owned(), json!(refused));
+        }
+        services.insert(qualified(name.as_str()), shown.into());
+    }
+    let now = clock::now();
+    let circuit = |state: Arc<BreakerState>| {
+        let report = state.report();
+        json!({
+            "middleware": qualified(report.middleware.as_str()),
+            "router": qualified(report.router.as_str()),
+            "state": report.phase.as_str(),
+            "forSeconds": now.saturating_sub(report.since) / 1000,
+            "opened": report.opened,
+            "refused": report.refused,
+        })
+    };
+    let circuits: Vec<_> = snapshot.stores.kept::<BreakerState>().map(circuit).collect();
+    let (limits, counts) = (shared.guard.limits(), shared.guard.counts());
+    json!({
+        "services": services,
+        "circuits": circuits,
+        "overload": {
+            "level": counts.level,
+            "connections": counts.open,
+            "maxConnections": limits.connections,
+            "maxMemory": limits.memory,
+            "refusedRequests": counts.requests,
+            "refusedConnections": counts.told + counts.closed,
+        },
+    })
 }
 
 /// What the queues of services with limits have done.

@@ -52,6 +52,7 @@ pub(super) fn answer(view: &dyn AdminView, path: &str, query: Option<&str>) -> R
                 &json!({ "Version": version.version, "Codename": "sluicegate", "startDate": started }),
             )
         }
+        ["resilience"] => json_response(StatusCode::OK, &view.resilience()),
         ["config"] => json_response(StatusCode::OK, &config(view)),
         ["entrypoints"] => {
             let items = model.entry_points.iter().map(|(name, item)| entry_point(name, item)).collect();

@@ -121,6 +121,10 @@ pub trait AdminView: Send + Sync {
     fn config(&self) -> ConfigStatus;
     /// What is switched on.
     fn options(&self) -> AdminOptions;
+    /// Queues, learned limits, circuits and the guard of the process, as they are now.
+    fn resilience(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
 }
 
 /// The services that the proxy itself is: `api@internal`, `ping@internal`, `prometheus@internal`.

@@ -156,17 +156,24 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
     match &service.kind {
         ServiceKind::Balanced(balanced) => {
             let (transport, times) = (&balanced.transport, &route.timeouts);
-            writeln!(
+            write!(
                 out,
-                " ({}, attempts {}, connect {}, response head {}, pause {}, each attempt {}, all in all {})",
+                " ({}, attempts {}, connect {}, response head {}, pause {}",
                 balanced.balancer.strategy().as_str(),
                 balanced.attempts,
                 time(times.connect.unwrap_or(transport.dial_timeout)),
                 time(times.response_header.unwrap_or(transport.response_header_timeout)),
                 time(times.idle.unwrap_or(transport.idle_timeout)),
-                time(times.attempt.unwrap_or(transport.attempt_timeout)),
-                time(times.request.unwrap_or(transport.request_timeout)),
             )?;
+            for (limit, what) in [
+                (times.attempt.unwrap_or(transport.attempt_timeout), "each attempt"),
+                (times.request.unwrap_or(transport.request_timeout), "all in all"),
+            ] {
+                if limit != 0 {
+                    write!(out, ", {what} {}", time(limit))?;
+                }
+            }
+            writeln!(out, ")")?;
             if let Some(lobby) = &balanced.lobby {
                 places(&lobby.limits(), indent, out)?;
             }

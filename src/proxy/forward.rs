@@ -24,6 +24,7 @@ use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
@@ -84,6 +85,7 @@ pub async fn forward<'a>(
                 if let Some(field) = &balanced.attempts_header {
                     response.head.headers.insert(field, exchange.attempts.into());
                 }
+                memory::keep_fields(std::mem::take(&mut head.headers));
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -109,9 +111,6 @@ pub async fn forward<'a>(
             if exchange.attempts >= limit || clock::now() >= exchange.deadline {
                 return Err(failure.error);
             }
-            if let Some(kind) = timeout_kind(&failure.error) {
-                exchange.core.metrics.timed_out(kind);
-            }
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
@@ -129,6 +128,9 @@ pub async fn forward<'a>(
             }
             fresh_only = false;
             pause(exchange, balanced).await;
+        }
+        if let Some(kind) = timeout_kind(&failure.error) {
+            exchange.core.metrics.timed_out(kind);
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
         body = untouched;

@@ -19,6 +19,7 @@ use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
+use crate::http::h1::memory;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
 use crate::http::head::Response;
@@ -330,6 +331,7 @@ impl Connection<'_> {
         };
         let (bytes_in, bytes_out) = self.conn.counts();
         ending.finish(core, status, bytes_in, bytes_out);
+        memory::keep_fields(response.head.headers);
         if let Some(reason) = next {
             if version == Version::HTTP_10 {
                 // Without a length, only a reset tells the client that something is missing.

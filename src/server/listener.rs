@@ -103,12 +103,20 @@ pub fn allow_overlap(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).set_reuse_port(true)
 }
 
+/// Connections that an entry point has turned away, by the limit that they were over.
+#[derive(Debug, Default)]
+pub struct TurnedAway {
+    /// `maxConnections`.
+    pub max: AtomicU64,
+    /// `maxConnectionsPerClient`.
+    pub max_per_client: AtomicU64,
+}
+
 /// How many connections a listener has and may have.
 #[derive(Debug, Default)]
 pub struct Admissions {
     open: AtomicU32,
-    /// Turned away.
-    pub refused: AtomicU64,
+    turned_away: Arc<TurnedAway>,
     /// 0: no limit.
     pub max: AtomicU32,
     /// Of them, of one client address; 0: no limit.
@@ -117,6 +125,11 @@ pub struct Admissions {
 }
 
 impl Admissions {
+    /// Counts what it turns away in `turned_away`.
+    pub fn new(turned_away: Arc<TurnedAway>) -> Self {
+        Self { turned_away, ..Self::default() }
+    }
+
     /// Connections that are open.
     pub fn open(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
@@ -126,7 +139,7 @@ impl Admissions {
         let max = self.max.load(Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) >= max && max > 0 {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.turned_away.max.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let mut ticket = Ticket { admissions: Arc::clone(self), client: None };
@@ -135,7 +148,7 @@ impl Admissions {
             let mut clients = self.clients.lock();
             let open = clients.entry(client).or_default();
             if *open >= max_per_client {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+                self.turned_away.max_per_client.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             *open += 1;
@@ -235,10 +248,7 @@ fn hand_out(
     let (seat, unwelcome) = match cores.guard().welcome() {
         Welcome::Served(seat) => (seat, false),
         Welcome::Told(seat) => (seat, true),
-        Welcome::Closed => {
-            admissions.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+        Welcome::Closed => return,
     };
     cores.hand_out(|live| {
         let admission = Admission::new(ticket, seat, live);

@@ -908,7 +908,10 @@ fn a_hundred_connections_at_once_are_served() {
 #[test]
 fn connections_above_the_limit_are_turned_away_until_there_is_room() {
     let origin = origin().start();
-    for keys in ["maxConnections: 2", "maxConnectionsPerClient: 2"] {
+    for (keys, reason) in [
+        ("maxConnections: 2", "max_connections"),
+        ("maxConnectionsPerClient: 2", "max_connections_per_client"),
+    ] {
         let proxy = proxy().all_to(&origin).web(keys).start();
         let mut first = proxy.client("a.test");
         let mut second = proxy.client("a.test");
@@ -920,6 +923,9 @@ fn connections_above_the_limit_are_turned_away_until_there_is_room() {
             Err(Failure::Closed(_) | Failure::Reset(_)) => {}
             Err(other) => panic!("{keys}: {other}"),
         }
+        let selector =
+            format!("sluicegate_connections_refused_total{{entrypoint=\"web\",reason=\"{reason}\"}}");
+        assert_eq!(proxy.metric(&selector), 1.0);
         drop(first);
 
         eventually("there is room again", || {

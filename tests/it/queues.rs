@@ -53,6 +53,9 @@ fn a_full_queue_is_503_with_retry_after_and_the_rest_is_served() {
     await_waiting(&proxy, 1.0);
 
     let refused = proxy.get("a.test", "/3").expect(503);
+    let shown = proxy.admin_get("/api/resilience").expect(200).json();
+    assert_eq!(shown["services"]["pods@file"]["waiting"], 1, "{shown}");
+    assert_eq!(shown["services"]["pods@file"]["refused"], 1, "{shown}");
 
     assert_eq!(refused.header("Retry-After"), Some("1"));
     gate.open();

@@ -342,6 +342,9 @@ fn a_circuit_opens_recovers_and_shows_its_state() {
     let refused = client.get("/").expect(529);
     assert!(refused.header("Retry-After").is_some());
     assert_eq!(proxy.metric(state), 1.0);
+    let shown = proxy.admin_get("/api/resilience").expect(200).json();
+    assert_eq!(shown["circuits"][0]["state"], "open", "{shown}");
+    assert_eq!(shown["circuits"][0]["router"], "all@file", "{shown}");
     proxy.await_log("circuit opened");
     let hits = pod.hits();
     proxy.get("a.test", "/").expect(529);

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use http::{Method, StatusCode, Version};
 
 use super::framing::{Length, Piece};
@@ -221,22 +221,29 @@ pub fn put_content_length(out: &mut BytesMut, bytes: u64) {
 
 /// Writes each field on a line of its own.
 pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let start = out.len();
+    // Room is made once for all of them.
+    out.resize(start + bytes, 0);
+    let mut room = &mut out[start..];
     for (name, value) in headers {
-        put_name(out, name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        let name = name.as_str().as_bytes();
+        let (line, rest) = std::mem::take(&mut room).split_at_mut(name.len() + value.len() + 4);
+        let (left, right) = line.split_at_mut(name.len());
+        put_name(left, name);
+        let (colon, right) = right.split_at_mut(2);
+        colon.copy_from_slice(b": ");
+        let (text, end) = right.split_at_mut(value.len());
+        text.copy_from_slice(value.as_bytes());
+        end.copy_from_slice(b"\r\n");
+        room = rest;
     }
 }
 
-fn put_name(out: &mut BytesMut, name: &HeaderName) {
-    let start = out.len();
-    out.extend_from_slice(name.as_str().as_bytes());
+fn put_name(out: &mut [u8], name: &[u8]) {
     let mut capital = true;
-    for byte in &mut out[start..] {
-        if capital {
-            byte.make_ascii_uppercase();
-        }
+    for (to, byte) in out.iter_mut().zip(name) {
+        *to = if capital { byte.to_ascii_uppercase() } else { *byte };
         capital = *byte == b'-';
     }
 }

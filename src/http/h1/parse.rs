@@ -12,6 +12,7 @@ use memchr::memchr;
 use smallvec::SmallVec;
 
 use super::framing::Length;
+use super::memory;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -145,7 +146,7 @@ pub fn request(
     let mut lines = Lines { bytes: &head, at: 0 };
     let line = lines.next_line().ok_or(ProxyError::BadRequest("empty head"))?;
     let start = request_line(&head, line)?;
-    let mut fields = Fields::default();
+    let mut fields = Fields { headers: memory::fields(), ..Fields::default() };
     fields.read(&head, &mut lines, limits)?;
     let Fields {
         headers,
@@ -262,7 +263,7 @@ pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'st
     let mut lines = Lines { bytes: &head, at: 0 };
     let line = lines.next_line().ok_or("empty head")?;
     let (version, status) = status_line(&head[line])?;
-    let mut fields = Fields::default();
+    let mut fields = Fields { headers: memory::fields(), ..Fields::default() };
     fields.read(&head, &mut lines, limits).map_err(|error| match error {
         ProxyError::BadRequest(what) => what,
         _ => "head too large",
@@ -514,7 +515,6 @@ struct Connection {
 
 impl Fields {
     fn read(&mut self, head: &Bytes, lines: &mut Lines<'_>, limits: &HeadLimits) -> Result<(), ProxyError> {
-        self.headers.reserve(8);
         let mut count = 0;
         while let Some(line) = lines.next_line() {
             count += 1;

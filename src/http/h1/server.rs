@@ -15,7 +15,7 @@ use super::client::ResponseBody;
 use super::encode::{self, Encoding, Outgoing};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
-use super::memory::{HeadShare, SMALL_READ, Stream, next_read_size};
+use super::memory::{self, HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
 use super::splice::Pipe;
 use crate::common::clock::{self, Millis};
@@ -183,16 +183,16 @@ impl ServerConn {
                 return Poll::Ready(false);
             }
             state.head.release();
-            state.buf = BytesMut::new();
+            memory::keep_buffer(std::mem::take(&mut state.buf));
             if ready!(self.io.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
-            state.buf.reserve(SMALL_READ);
+            state.buf = memory::buffer();
             match self.io.poll_read(cx, &mut state.buf) {
                 Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
                 Poll::Ready(Ok(_)) => Poll::Ready(true),
                 Poll::Pending => {
-                    state.buf = BytesMut::new();
+                    memory::keep_buffer(std::mem::take(&mut state.buf));
                     Poll::Pending
                 }
             }

@@ -63,6 +63,7 @@ metrics! {
     // --- connections -------------------------------------------------------------------------
     CONNECTIONS_ACCEPTED = Counter "sluicegate_connections_accepted_total" "Client connections that came in, by entry point.";
     CONNECTIONS_CLOSED = Counter "sluicegate_connections_closed_total" "Client connections that ended, by entry point and reason.";
+    CONNECTIONS_REFUSED = Counter "sluicegate_connections_refused_total" "Client connections that were closed as they came in, by entry point and the limit they were over.";
     CONNECTIONS_OPEN = Gauge "sluicegate_connections_open" "Client connections now, by entry point.";
     // --- upstream ----------------------------------------------------------------------------
     UPSTREAM_CONNECTS = Counter "sluicegate_upstream_connects_total" "How attempts came by their upstream connection, by service.";
