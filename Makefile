@@ -44,7 +44,7 @@ image: packages-image
 packages-build:
 	@./deploy/packages cc:gcc cargo:cargo
 packages-test:
-	@./deploy/packages cc:gcc cargo:cargo
+	@./deploy/packages cc:gcc cargo:cargo redis-server:redis-server
 packages-bench:
 	@./deploy/packages nginx:nginx-light wrk:wrk openssl:openssl taskset:util-linux python3:python3
 packages-image:

@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 15] = [
     &["common"],
     &["http"],
     &["telemetry"],
-    &["endpoint", "limit", "matcher"],
+    &["endpoint", "limit", "matcher", "tls"],
     &["balance", "upstream"],
     &["health", "middleware"],
     &["config"],

@@ -50,6 +50,7 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 
 #[cfg(test)]

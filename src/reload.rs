@@ -26,6 +26,7 @@ use crate::config::load::{Document, Loaded, Loader, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
+use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
 use crate::proxy::guard::{Guard, GuardLimits};
@@ -78,6 +79,7 @@ pub struct Reloader {
     next_listener: u32,
     admin: Option<AdminListening>,
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
+    outliers: OutlierWatch,
     log: LogHandle,
     log_settings: log::LogSettings,
     /// What was said of provider files that are not in use as they stand.
@@ -173,6 +175,7 @@ impl Reloader {
             services: BTreeMap::new(),
             memory: crate::http::h1::memory::Budgets::default(),
             stores: crate::limit::Stores::new(),
+            tls: crate::snapshot::tls::Tls::default(),
         };
         let shared = Arc::new(Shared {
             snapshot: Live::new(empty),
@@ -185,7 +188,8 @@ impl Reloader {
             0 => std::thread::available_parallelism()?.get(),
             workers => workers.into(),
         };
-        status.attach(&shared);
+        let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
+        status.attach(&shared, outliers.counts());
         // Ends with the runtime.
         tokio::spawn(watch_memory(Arc::clone(&shared.guard)));
         let cores = Cores::start(workers, &shared, &metrics)?;
@@ -202,6 +206,7 @@ impl Reloader {
             next_listener: 0,
             admin: None,
             checkers: BTreeMap::new(),
+            outliers,
             log,
             log_settings,
             stale: Vec::new(),
@@ -457,6 +462,7 @@ impl Reloader {
             }
         }
         let health = draft.health.clone();
+        let watched = draft.watched.clone();
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
@@ -465,6 +471,9 @@ impl Reloader {
             memory: config.overload.max_memory.bytes(),
         });
         let generation = snapshot.generation;
+        for redis in snapshot.stores.redis.backends() {
+            redis.start();
+        }
         let endpoints = snapshot.endpoints();
         self.shared.snapshot.update(|_| Some(snapshot));
         if let Some(log) = access_log {
@@ -490,6 +499,7 @@ impl Reloader {
             self.close(&name, old);
         }
         self.check_health(health);
+        self.outliers.set(watched);
         self.metrics.configure(metrics_settings(config));
         let new_log = log_settings(config);
         if new_log != self.log_settings {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use http::StatusCode;
@@ -9,15 +10,20 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::admin::{
-    AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, Readiness, Refused, ServerStatus,
-    ServerStatuses, VersionInfo,
+    AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, LimitStatus, Readiness, RedisStatus,
+    Refused, ServerStatus, ServerStatuses, VersionInfo,
 };
 use crate::common::clock;
+use crate::common::names::ServiceName;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
-use crate::endpoint::health;
 use crate::endpoint::lobby::QueueCounts;
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::EndpointSet;
+use crate::health::outlier::Ejections;
+use crate::limit::redis::Backend;
+use crate::limit::{Counts, Store};
 use crate::middleware::{BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
@@ -49,14 +55,114 @@ impl Status {
     }
 
     /// Cores run: endpoints can be asked for.
-    pub fn attach(&self, shared: &Arc<Shared>) {
+    pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>) {
         *self.shared.lock() = Some(Arc::clone(shared));
-        let shared = Arc::clone(shared);
-        self.queue_figures(&shared);
-        self.circuit_figures(&shared);
-        self.adaptive_limits(&shared);
-        self.guard_figures(&shared);
-        self.metrics.endpoints_from(move || endpoint_states(&shared));
+        self.queue_figures(shared);
+        self.circuit_figures(shared);
+        self.adaptive_limits(shared);
+        self.guard_figures(shared);
+        let [ours, traefiks, stale] = std::array::from_fn(|_| Arc::clone(shared));
+        self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
+        self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
+        self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
+            let snapshot = stale.snapshot.load();
+            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            vec![Sample { labels: Vec::new(), value: count as f64 }]
+        });
+        let of_states = Arc::clone(shared);
+        self.metrics.endpoints_from(move || endpoint_states(&of_states));
+        self.metrics.samples_from(declared::ENDPOINT_EJECTIONS, move || {
+            let sample = |(service, reason, count): (ServiceName, &str, u64)| Sample {
+                labels: vec![("service", service.to_string()), ("reason", reason.to_owned())],
+                value: count as f64,
+            };
+            ejections.all().into_iter().map(sample).collect()
+        });
+        let of_sets = Arc::clone(shared);
+        self.metrics.samples_from(declared::ENDPOINTS_EJECTED, move || {
+            of_each_set(&of_sets, |set| {
+                set.members().iter().filter(|member| member.passive == Passive::Ejected).count()
+            })
+        });
+        let of_sets = Arc::clone(shared);
+        self.metrics
+            .samples_from(declared::SERVICE_PANIC, move || of_each_set(&of_sets, |set| set.panics().into()));
+        self.count_limits();
+        self.count_redis();
+    }
+
+    fn count_redis(&self) {
+        let Some(shared) = self.shared.lock().clone() else { return };
+        let figures: [(Metric, fn(&Backend) -> Figure); 5] = [
+            (declared::REDIS_UP, |redis| vec![("", f64::from(u8::from(redis.is_up())))]),
+            (declared::REDIS_OUTAGES, |redis| vec![("", count(&redis.figures().outages))]),
+            (declared::REDIS_CALLS, |redis| {
+                let figures = redis.figures();
+                vec![
+                    ("answered", count(&figures.calls)),
+                    ("late", count(&figures.late)),
+                    ("failed", count(&figures.failed)),
+                ]
+            }),
+            (declared::REDIS_QUESTIONS, |redis| vec![("", count(&redis.figures().questions))]),
+            (declared::REDIS_SECONDS, |redis| vec![("", count(&redis.figures().nanos) / 1e9)]),
+        ];
+        for (metric, figure) in figures {
+            let shared = Arc::clone(&shared);
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let mut sums = BTreeMap::new();
+                for redis in snapshot.stores.redis.backends() {
+                    for (outcome, value) in figure(redis) {
+                        // Two with other users or timeouts are one to whoever looks: both must be up.
+                        let up = metric == declared::REDIS_UP;
+                        let add = |sum: &mut f64| *sum = if up { sum.min(value) } else { *sum + value };
+                        sums.entry((redis.label().to_owned(), outcome)).and_modify(add).or_insert(value);
+                    }
+                }
+                samples("redis", "outcome", sums)
+            });
+        }
+        self.metrics.samples_from(declared::LIMIT_SHARED, {
+            let shared = Arc::clone(&shared);
+            move || {
+                let snapshot = shared.snapshot.load();
+                let mut sums = BTreeMap::new();
+                for (limit, views) in snapshot.stores.redis.all_views() {
+                    for (by, value) in views.tally.by() {
+                        *sums.entry((limit.to_owned(), by)).or_insert(0.0) += value as f64;
+                    }
+                }
+                samples("limit", "by", sums)
+            }
+        });
+        self.metrics.samples_from(declared::LIMIT_VIEWS, move || {
+            let snapshot = shared.snapshot.load();
+            let mut sums = BTreeMap::new();
+            for (limit, views) in snapshot.stores.redis.all_views() {
+                *sums.entry((limit.to_owned(), "")).or_insert(0.0) += views.keys() as f64;
+            }
+            samples("limit", "", sums)
+        });
+    }
+
+    fn count_limits(&self) {
+        let figures: [(Metric, fn(&Counts) -> u64); 3] = [
+            (declared::LIMIT_BUCKETS, |counts| counts.buckets),
+            (declared::LIMIT_BYTES, |counts| counts.bytes),
+            (declared::LIMIT_EVICTED, |counts| counts.evicted),
+        ];
+        for (metric, figure) in figures {
+            let Some(shared) = self.shared.lock().clone() else { return };
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let sample = |(name, store): (&str, &Arc<Store>)| Sample {
+                    labels: vec![("limit", name.to_owned())],
+                    value: figure(&store.counts()) as f64,
+                };
+                snapshot.stores.rates().map(sample).collect()
+            });
+        }
     }
 
     fn guard_figures(&self, shared: &Arc<Shared>) {
@@ -206,6 +312,28 @@ impl AdminView for Status {
         statuses
     }
 
+    fn limits(&self) -> Vec<LimitStatus> {
+        let Some(shared) = self.shared.lock().clone() else { return Vec::new() };
+        let snapshot = shared.snapshot.load();
+        let status = |(name, store): (&str, &Arc<Store>)| LimitStatus {
+            name: name.to_owned(),
+            counts: store.counts(),
+            top: store.top(),
+        };
+        snapshot.stores.rates().map(status).collect()
+    }
+
+    fn redis(&self) -> Vec<RedisStatus> {
+        let Some(shared) = self.shared.lock().clone() else { return Vec::new() };
+        let snapshot = shared.snapshot.load();
+        let status = |redis: &Arc<Backend>| RedisStatus {
+            name: redis.label().to_owned(),
+            topology: redis.settings().topology.as_str(),
+            health: redis.health(),
+        };
+        snapshot.stores.redis.backends().iter().map(status).collect()
+    }
+
     fn version(&self) -> VersionInfo {
         VersionInfo { version: env!("CARGO_PKG_VERSION").to_owned(), started: self.started }
     }
@@ -224,6 +352,46 @@ impl AdminView for Status {
     }
 }
 
+/// When each certificate in use expires, by what Traefik calls it.
+fn expiries(shared: &Shared) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let mut seen = std::collections::BTreeSet::new();
+    let states = snapshot.tls.certificates.iter().map(|state| &state.facts);
+    states
+        .filter(|facts| seen.insert((facts.serial.clone(), facts.names.join(","))))
+        .map(|facts| Sample {
+            labels: vec![
+                ("cn", facts.common_name.clone()),
+                ("serial", facts.serial.clone()),
+                ("sans", facts.names.join(",")),
+            ],
+            value: facts.not_after as f64,
+        })
+        .collect()
+}
+
+/// Values by outcome; an empty outcome is no label.
+type Figure = Vec<(&'static str, f64)>;
+
+fn count(figure: &AtomicU64) -> f64 {
+    figure.load(Ordering::Relaxed) as f64
+}
+
+fn samples(
+    first: &'static str,
+    second: &'static str,
+    sums: BTreeMap<(String, &'static str), f64>,
+) -> Vec<Sample> {
+    let sample = |((name, word), value): ((String, &str), f64)| {
+        let mut labels = vec![(first, name)];
+        if !word.is_empty() {
+            labels.push((second, word.to_owned()));
+        }
+        Sample { labels, value }
+    };
+    sums.into_iter().map(sample).collect()
+}
+
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
     let snapshot = shared.snapshot.load();
     let mut states = Vec::new();
@@ -233,7 +401,7 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
                 states.push(EndpointState {
                     service: name.clone(),
                     url: member.endpoint.url().as_str().to_owned(),
-                    up: member.health.status() == health::Status::Up,
+                    up: member.is_well(),
                 });
             }
         }
@@ -300,6 +468,20 @@ fn queues(shared: &Shared) -> Vec<(String, QueueCounts)> {
         ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
     });
     queues.collect()
+}
+
+/// A figure of the newest endpoints of each service.
+fn of_each_set(shared: &Shared, figure: impl Fn(&EndpointSet) -> usize) -> Vec<Sample> {
+    let snapshot = shared.snapshot.load();
+    let services = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
+        ServiceKind::Balanced(balanced) => Some((name, figure(&balanced.endpoints.load()))),
+        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    });
+    let sample = |(name, value): (&ServiceName, usize)| Sample {
+        labels: vec![("service", name.to_string())],
+        value: value as f64,
+    };
+    services.map(sample).collect()
 }
 
 fn options(config: &DocumentConfig) -> AdminOptions {

@@ -9,7 +9,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use crate::admin::model::{ApiItem, ItemState};
-use crate::admin::{AdminView, ServerStatus, ServerStatuses, json_response, message};
+use crate::admin::{
+    AdminView, LimitStatus, RedisStatus, ServerStatus, ServerStatuses, json_response, message,
+};
 use crate::telemetry::time::Utc;
 
 /// Items on a page when the client does not say; Traefik's.
@@ -54,6 +56,8 @@ pub(super) fn answer(view: &dyn AdminView, path: &str, query: Option<&str>) -> R
         }
         ["resilience"] => json_response(StatusCode::OK, &view.resilience()),
         ["config"] => json_response(StatusCode::OK, &config(view)),
+        ["limits"] => page(view.limits().iter().map(limit).collect(), &query),
+        ["redis"] => page(view.redis().iter().map(redis).collect(), &query),
         ["entrypoints"] => {
             let items = model.entry_points.iter().map(|(name, item)| entry_point(name, item)).collect();
             page(items, &query)
@@ -130,6 +134,33 @@ fn entry_point(name: &str, item: &ApiItem) -> Value {
     let mut shown = item.config.clone();
     shown.insert("name".to_owned(), name.into());
     shown.into()
+}
+
+fn limit(status: &LimitStatus) -> Value {
+    let counts = &status.counts;
+    let top =
+        status.top.iter().map(|top| json!({ "key": top.key, "refused": top.refused, "error": top.error }));
+    json!({
+        "name": status.name,
+        "admitted": counts.admitted,
+        "delayed": counts.delayed,
+        "refused": counts.refused,
+        "buckets": counts.buckets,
+        "bytes": counts.bytes,
+        "evicted": counts.evicted,
+        "topKeys": top.collect::<Vec<_>>(),
+    })
+}
+
+fn redis(status: &RedisStatus) -> Value {
+    let health = &status.health;
+    json!({
+        "name": status.name,
+        "topology": status.topology,
+        "status": if health.up { "up" } else { "away" },
+        "since": health.since.map(|since| Utc::of(since).rfc3339()),
+        "lastTrouble": health.trouble,
+    })
 }
 
 fn server_status(status: ServerStatus) -> &'static str {

@@ -15,6 +15,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 
+use crate::limit::redis::Health;
+use crate::limit::{Counts, TopKey};
 use crate::telemetry::metrics;
 
 pub use crate::admin::model::{ApiItem, ApiModel, ItemState};
@@ -69,6 +71,28 @@ pub struct ConfigStatus {
     pub refused: Option<Refused>,
 }
 
+/// A rate limit's buckets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitStatus {
+    /// Middleware, and router where each has its own.
+    pub name: String,
+    /// Since the buckets were first used.
+    pub counts: Counts,
+    /// The keys that are refused most.
+    pub top: Vec<TopKey>,
+}
+
+/// A Redis that limits are shared through.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RedisStatus {
+    /// Its endpoints, without user and password.
+    pub name: String,
+    /// What stands there: `single`, `cluster` or `sentinel`.
+    pub topology: &'static str,
+    /// Whether it answers, since when, and what was wrong last.
+    pub health: Health,
+}
+
 /// A document that was not taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
@@ -117,6 +141,14 @@ pub trait AdminView: Send + Sync {
     fn server_status(&self) -> ServerStatuses;
     /// What runs.
     fn version(&self) -> VersionInfo;
+    /// Rate limits, with the keys that they refuse most.
+    fn limits(&self) -> Vec<LimitStatus> {
+        Vec::new()
+    }
+    /// Redis servers in use.
+    fn redis(&self) -> Vec<RedisStatus> {
+        Vec::new()
+    }
     /// Which document runs.
     fn config(&self) -> ConfigStatus;
     /// What is switched on.

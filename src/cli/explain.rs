@@ -82,7 +82,14 @@ fn head(args: &Explain) -> Result<RequestHead, String> {
 
 fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut String) -> std::fmt::Result {
     writeln!(out, "entry point {} ({})", entry.name, entry.address)?;
-    let peer = Peer::new((args.client_ip, 0).into(), false);
+    // `https://` asks for what a TLS connection gets.
+    let secure = args.url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    let routers = match (secure, entry.tls()) {
+        (false, _) => entry.routers(),
+        (true, Some(tls)) => &tls.routers,
+        (true, None) => return writeln!(out, "  takes no TLS connections\n"),
+    };
+    let peer = Peer::new((args.client_ip, 0).into(), secure);
     let port = authority::port(head.authority.as_str());
     let prepared = match receive(entry.settings(), &mut head, port, &peer, Kind::Plain, &[]) {
         Ok(prepared) => prepared,
@@ -103,7 +110,10 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
         "  {} for host {:?}, path {:?}{query}, from {}",
         head.method, host, subject.path, args.client_ip
     )?;
-    let considered = entry.routers().explain(&subject);
+    if let Some(tls) = entry.tls().filter(|_| secure) {
+        writeln!(out, "  TLS options {}", tls.options.find(Some(&host)).name)?;
+    }
+    let considered = routers.explain(&subject);
     let winner = considered.iter().position(|router| router.explained.matched);
     match winner {
         Some(winner) => {
@@ -127,9 +137,18 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
         write!(out, "  -> {} {}", kind(&link.link), link.name)?;
         let before = head.path.as_str().to_owned();
         let outcome = match &link.link {
-            // Limits depend on what else is going on, retries on what the service answers.
-            Link::Edit(Edit::RateLimit(_) | Edit::InFlightReq(_))
-            | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => Ok(Flow::Next),
+            // Whether a limit is reached depends on what else is going on: which one it is, does not.
+            Link::Edit(Edit::RateLimit(limit)) => {
+                writeln!(out)?;
+                for line in limit.describe(&context, &head) {
+                    writeln!(out, "     {line}")?;
+                }
+                continue;
+            }
+            // So do these, or on what the service answers.
+            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => {
+                Ok(Flow::Next)
+            }
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {
@@ -177,6 +196,21 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
             if let Some(lobby) = &balanced.lobby {
                 places(&lobby.limits(), indent, out)?;
             }
+            if let Some(outbound) = &balanced.outbound {
+                let limit = outbound.pace.limit();
+                for quota in limit.windows().iter().map(|window| &window.quota) {
+                    let nanos = std::time::Duration::from_nanos;
+                    writeln!(
+                        out,
+                        "{:indent$}   {} requests out per {}, {} at once, waiting up to {}",
+                        "",
+                        quota.average(),
+                        HumanDuration(nanos(quota.period())),
+                        quota.burst(),
+                        HumanDuration(nanos(quota.max_delay())),
+                    )?;
+                }
+            }
             let set = balanced.endpoints.load();
             if set.members().is_empty() {
                 writeln!(out, "{:indent$}   no endpoints: 503", "")?;
@@ -187,7 +221,7 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                     "{:indent$}   {} weight {}",
                     "",
                     member.endpoint.url().as_str(),
-                    member.weight
+                    member.configured
                 )?;
             }
             Ok(())
@@ -262,6 +296,7 @@ fn kind(link: &Link) -> &'static str {
         Link::Edit(Edit::IpAllowList(_)) => "ipAllowList",
         Link::Edit(Edit::InFlightReq(_)) => "inFlightReq",
         Link::Edit(Edit::RateLimit(_)) => "rateLimit",
+        Link::Edit(Edit::RedirectScheme(_)) => "redirectScheme",
         Link::Around(Around::Retry(_)) => "retry",
         Link::Around(Around::CircuitBreaker(_)) => "circuitBreaker",
     }

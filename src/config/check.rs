@@ -5,7 +5,7 @@
 use super::document::DocumentConfig;
 use super::observability::{AccessLogConfig, PrometheusConfig};
 use super::router::{MAX_PRIORITY, RouterConfig};
-use super::service::{HealthCheckConfig, LoadBalancerConfig, ServiceConfig};
+use super::service::{HealthCheckConfig, HealthCheckMode, LoadBalancerConfig, ServiceConfig};
 use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::common::units::HumanDuration;
 
@@ -102,6 +102,7 @@ fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems:
     if let Some(health_check) = &balancer.health_check {
         check_health(&at.key("healthCheck"), health_check, problems);
     }
+    check_outliers(at, balancer, problems);
     let retry = at.key("retry");
     if !(1..=MAX_ATTEMPTS).contains(&balancer.retry.attempts) {
         problems.error(&retry.key("attempts"), format!("must be from 1 (no retry) to {MAX_ATTEMPTS}"));
@@ -112,7 +113,7 @@ fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems:
 }
 
 /// Schemes that servers cannot have yet. The compiler parses the rest of a URL.
-const SCHEMES_TO_COME: [&str; 2] = ["https", "h2c"];
+const SCHEMES_TO_COME: [&str; 1] = ["h2c"];
 
 fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -120,15 +121,16 @@ fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
         problems.push(
             Problem::error(at, format!("server url {scheme}:// is not supported yet"))
                 .within(0..scheme.len() + 3)
-                .hint("this version connects with http:// only"),
+                .hint("this version connects with http:// and https:// only"),
         );
-    } else if !scheme.eq_ignore_ascii_case("http") {
-        problems.push(Problem::error(at, "server url must begin with http://"));
+    } else if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        problems.push(Problem::error(at, "server url must begin with http:// or https://"));
     }
 }
 
 fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mut Problems) {
-    if !health_check.path.starts_with('/') {
+    let needs_path = health_check.mode == HealthCheckMode::Http;
+    if needs_path && !health_check.path.starts_with('/') {
         problems.error(&at.key("path"), "must start with \"/\"");
     }
     match health_check.scheme.as_deref() {
@@ -139,9 +141,6 @@ fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mu
         ),
         Some(_) => problems.error(&at.key("scheme"), "must be http"),
     }
-    if health_check.status != 0 {
-        status(&at.key("status"), health_check.status, problems);
-    }
     let positive = [("interval", Some(health_check.interval)), ("timeout", Some(health_check.timeout))];
     for (key, value) in positive.into_iter().chain([("unhealthyInterval", health_check.unhealthy_interval)]) {
         if value == Some(HumanDuration::secs(0)) {
@@ -150,6 +149,80 @@ fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mu
     }
     if health_check.method.is_empty() || !health_check.method.bytes().all(|b| b.is_ascii_alphabetic()) {
         problems.error(&at.key("method"), "must be a method such as GET");
+    }
+    for (key, value) in [("rise", health_check.rise), ("fall", health_check.fall)] {
+        if value == 0 {
+            problems.error(&at.key(key), "must be at least 1");
+        }
+    }
+    if let Some(hostname) = &health_check.hostname
+        && !is_host(hostname)
+    {
+        problems.push(
+            Problem::error(&at.key("hostname"), format!("{hostname:?} is no host name")).hint(
+                "write a name or an address, with a port if need be: api.internal or api.internal:8080",
+            ),
+        );
+    }
+    if health_check.expected_body.is_some() && !needs_path {
+        problems.error(&at.key("expectedBody"), "only mode http reads a body");
+    }
+}
+
+/// Whether `text` may be sent as `Host`: a name or an address, and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    let is_v6 = |name: &str| {
+        let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    (is_name(host) || is_v6(host)) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn check_outliers(at: &ConfigPath, balancer: &LoadBalancerConfig, problems: &mut Problems) {
+    let positive = |at: ConfigPath, value: Option<HumanDuration>, problems: &mut Problems| {
+        if value == Some(HumanDuration::secs(0)) {
+            problems.error(&at, "must be longer than 0");
+        }
+    };
+    let percent = |at: ConfigPath, value: u32, problems: &mut Problems| {
+        if value > 100 {
+            problems.error(&at, "must be at most 100");
+        }
+    };
+    if let Some(passive) = &balancer.passive_health_check {
+        let at = at.key("passiveHealthCheck").key("failureWindow");
+        positive(at, Some(passive.failure_window), problems);
+    }
+    let outliers = &balancer.outlier_detection;
+    let block = at.key("outlierDetection");
+    positive(block.key("window"), outliers.window, problems);
+    positive(block.key("baseEjectionTime"), outliers.base_ejection_time, problems);
+    positive(block.key("maxEjectionTime"), Some(outliers.max_ejection_time), problems);
+    percent(block.key("maxEjectionPercent"), outliers.max_ejection_percent, problems);
+    percent(block.key("failureShareDeviation"), outliers.failure_share_deviation, problems);
+    percent(at.key("panicThreshold"), balancer.panic_threshold.into(), problems);
+    if balancer.passive_health_check.is_some() && !outliers.enabled {
+        problems.push(
+            Problem::error(&block.key("enabled"), "passiveHealthCheck is part of what this turns off")
+                .hint("remove one of the two"),
+        );
+    }
+    if let Some(slow_start) = &balancer.slow_start {
+        let block = at.key("slowStart");
+        positive(block.key("duration"), Some(slow_start.duration), problems);
+        if !(1..=100).contains(&slow_start.min_weight_percent) {
+            problems.error(&block.key("minWeightPercent"), "must be from 1 to 100");
+        }
+        if !(slow_start.aggression > 0.0 && slow_start.aggression.is_finite()) {
+            problems.error(&block.key("aggression"), "must be more than 0");
+        }
     }
 }
 

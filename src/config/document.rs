@@ -12,6 +12,7 @@ use super::overload::OverloadConfig;
 use super::providers::ProvidersConfig;
 use super::router::{RouterConfig, RuleSyntax};
 use super::service::ServiceConfig;
+use super::tls::TlsConfig;
 use super::transport::ServersTransportConfig;
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::middleware::MiddlewareConfig;
@@ -25,6 +26,8 @@ pub struct DocumentConfig {
     pub entry_points: BTreeMap<EntryPointName, EntryPointConfig>,
     /// Routers, services, middlewares and transports.
     pub http: HttpConfig,
+    /// Certificates, and how TLS is spoken with clients.
+    pub tls: TlsConfig,
     /// How servers are connected to, unless a service names an entry of `http.serversTransports`.
     pub servers_transport: ServersTransportConfig,
     /// The log of the proxy itself.
@@ -55,10 +58,11 @@ pub struct DocumentConfig {
 }
 
 impl DocumentConfig {
-    /// Whether it has nothing but `http`: a dynamic file, made to be named by the `providers.file` of another.
+    /// Whether it has nothing but `http` and `tls`: a dynamic file, made to be named by the `providers.file` of another.
     pub fn is_dynamic(&self) -> bool {
-        let Self { http, .. } = self;
-        *http != HttpConfig::default() && Self { http: http.clone(), ..Self::default() } == *self
+        let Self { http, tls, .. } = self;
+        *http != HttpConfig::default()
+            && Self { http: http.clone(), tls: tls.clone(), ..Self::default() } == *self
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::observability::TraceVerbosity;
 use super::router::RouterTimeouts;
+use super::tls::RouterTlsConfig;
 use crate::common::units::HumanDuration;
 use crate::matcher::PathMatching;
 
@@ -31,6 +32,9 @@ pub struct EntryPointConfig {
     /// Connections open at once from one client address. 0 means no limit, which is the default.
     #[serde(default)]
     pub max_connections_per_client: u32,
+    /// TLS handshakes under way at once; more are turned away. 0 means no limit. Default 4096.
+    #[serde(default = "max_handshakes")]
+    pub max_handshakes: u32,
     /// Timeouts and life cycle of connections.
     #[serde(default)]
     pub transport: EntryPointTransport,
@@ -54,12 +58,18 @@ impl EntryPointConfig {
             reuse_port: false,
             max_connections: 0,
             max_connections_per_client: 0,
+            max_handshakes: max_handshakes(),
             transport: EntryPointTransport::default(),
             forwarded_headers: ForwardedHeadersConfig::default(),
             http: EntryPointHttp::default(),
             observability: EntryPointObservability::default(),
         }
     }
+}
+
+/// About 80 MiB of half-made connections.
+fn max_handshakes() -> u32 {
+    4096
 }
 
 /// Timeouts and life cycle of an entry point's connections.
@@ -82,6 +92,8 @@ pub struct EntryPointTransport {
 pub struct RespondingTimeouts {
     /// For the whole head of a request, from its first byte. Default 10s; 0 means no limit.
     pub head_timeout: HumanDuration,
+    /// For a TLS handshake. Default 10s; 0 means no limit.
+    pub handshake_timeout: HumanDuration,
     /// For the whole body of a request. Default 60s; 0 means no limit.
     pub read_timeout: HumanDuration,
     /// For writing the whole response. Default 0: no limit.
@@ -97,6 +109,7 @@ impl Default for RespondingTimeouts {
     fn default() -> Self {
         Self {
             head_timeout: HumanDuration::secs(10),
+            handshake_timeout: HumanDuration::secs(10),
             read_timeout: HumanDuration::secs(60),
             write_timeout: HumanDuration::secs(0),
             stall_timeout: HumanDuration::secs(60),
@@ -150,6 +163,10 @@ pub struct EntryPointHttp {
     pub middlewares: Vec<String>,
     /// Timeouts for its routers, where they do not say otherwise.
     pub timeouts: RouterTimeouts,
+    /// TLS for every router here that has no `tls` of its own; `{}` is enough. Default absent.
+    pub tls: Option<RouterTlsConfig>,
+    /// Sends every plain request elsewhere. Default absent.
+    pub redirections: Option<RedirectionsConfig>,
     /// Which percent-encoded characters a path may hold.
     pub encoded_characters: EncodedCharactersConfig,
     /// Sends `;` in a query on as `%3B` instead of turning it into `&`. Default false.
@@ -172,6 +189,8 @@ impl Default for EntryPointHttp {
         Self {
             middlewares: Vec::new(),
             timeouts: RouterTimeouts::default(),
+            tls: None,
+            redirections: None,
             encoded_characters: EncodedCharactersConfig::default(),
             encode_query_semicolons: false,
             sanitize_path: true,
@@ -181,6 +200,43 @@ impl Default for EntryPointHttp {
             path_matching: PathMatchingConfig::default(),
         }
     }
+}
+
+/// Sends every plain request of an entry point elsewhere.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RedirectionsConfig {
+    /// To another entry point. Default absent.
+    pub entry_point: Option<RedirectEntryPoint>,
+}
+
+/// To another entry point.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedirectEntryPoint {
+    /// Name of an entry point, or a port as `:443`. Required.
+    pub to: String,
+    /// Scheme of the new address. Default `https`.
+    #[serde(default = "https")]
+    pub scheme: String,
+    /// Answers with 301 and 308, which clients remember, instead of 302 and 307. Default true.
+    #[serde(default = "yes")]
+    pub permanent: bool,
+    /// Of the router that does it. Default 9223372036854775806: above every other.
+    #[serde(default = "above_all")]
+    pub priority: i64,
+}
+
+fn https() -> String {
+    "https".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn above_all() -> i64 {
+    i64::MAX - 1
 }
 
 /// Which percent-encoded characters a path may hold; a path with another is answered with 400.

@@ -114,6 +114,8 @@ fn walk(root: &Json, schema: &Json, nodes: &[&Node], path: &str, missing: &mut V
         let name = name.trim_start_matches("#/$defs/");
         // Shown in full once, under `rateLimit`.
         let elsewhere = name == "SourceCriterionConfig" && !path.contains("rateLimit");
+        // Likewise, under `rateLimit.key`.
+        let elsewhere = elsewhere || (name == "KeyPartConfig" && !path.contains("rateLimit.key"));
         if name != "NotYet" && !elsewhere {
             walk(root, &root["$defs"][name], nodes, path, missing);
         }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::document::{DocumentConfig, HttpConfig, OnProblem};
 use super::expand::{self, Env, Found};
+use super::tls::{self, TlsConfig};
 use super::tree::{self, Entry, MAX_BYTES, Mark, Node};
 use super::{check, de};
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
@@ -45,10 +46,13 @@ const STATIC_BLOCKS: [&str; 14] = [
 ];
 
 /// Blocks that stand in any file.
-const DYNAMIC_BLOCKS: [&str; 1] = ["http"];
+const DYNAMIC_BLOCKS: [&str; 2] = ["http", "tls"];
 
 /// Keys of `http`; each holds items by name.
 const HTTP_BLOCKS: [&str; 4] = ["routers", "services", "middlewares", "serversTransports"];
+
+/// Keys of `tls`.
+const TLS_BLOCKS: [&str; 3] = ["certificates", "options", "stores"];
 
 /// Texts of files by their shown name, for whoever shows problems.
 pub type Texts = HashMap<PathBuf, Arc<[u8]>>;
@@ -103,6 +107,8 @@ pub struct Document {
     sources: Vec<Source>,
     /// Which source an item is from.
     items: HashMap<ConfigPath, usize>,
+    /// Which source a certificate is from, and where it stands in the list there.
+    certificates: Vec<(usize, usize)>,
     secrets: BTreeSet<String>,
 }
 
@@ -248,10 +254,26 @@ impl Document {
     }
 
     fn look_up(&self, path: &ConfigPath) -> Option<(&Source, Mark, Option<&tree::Scalar>)> {
+        if let Some((source, own)) = self.own_certificate(path) {
+            let (mark, scalar) = source.root.locate(&own, Mark { line: 1, column: 1, width: 1 });
+            return Some((source, mark, scalar));
+        }
         let index = item_of(path).and_then(|item| self.items.get(&item).copied()).unwrap_or(0);
         let source = self.sources.get(index)?;
         let (mark, scalar) = source.root.locate(path.steps(), Mark { line: 1, column: 1, width: 1 });
         Some((source, mark, scalar))
+    }
+
+    /// Certificates of all files are one list; a path into it leads to the list of one file.
+    fn own_certificate(&self, path: &ConfigPath) -> Option<(&Source, Vec<Step>)> {
+        let [Step::Key(block), Step::Key(list), Step::Index(index), ..] = path.steps() else { return None };
+        if &**block != "tls" || &**list != "certificates" {
+            return None;
+        }
+        let (source, own) = *self.certificates.get(*index)?;
+        let mut steps = path.steps().to_vec();
+        steps[2] = Step::Index(own);
+        Some((self.sources.get(source)?, steps))
     }
 
     fn hide_secrets(&self, problem: &mut Problem) {
@@ -270,8 +292,8 @@ impl Document {
     }
 }
 
-/// The item that a path leads into, under its usual spelling: a router, service, middleware, transport or
-/// entry point.
+/// The item that a path leads into, under its usual spelling: a router, service, middleware, transport, entry
+/// point, set of TLS options, store or certificate.
 pub fn item_of(path: &ConfigPath) -> Option<ConfigPath> {
     let key = |index: usize| match path.steps().get(index) {
         Some(Step::Key(key)) => Some(&**key),
@@ -279,6 +301,15 @@ pub fn item_of(path: &ConfigPath) -> Option<ConfigPath> {
     };
     if key(0)?.eq_ignore_ascii_case("entryPoints") {
         return Some(ConfigPath::of(&["entryPoints", key(1)?]));
+    }
+    if key(0)?.eq_ignore_ascii_case("tls") {
+        let kind = key(1)?;
+        let kind = TLS_BLOCKS.iter().find(|known| known.eq_ignore_ascii_case(kind))?;
+        let block = ConfigPath::of(&["tls", kind]);
+        return match path.steps().get(2)? {
+            Step::Key(name) => Some(block.key(name)),
+            Step::Index(index) => Some(block.index(*index)),
+        };
     }
     if !key(0)?.eq_ignore_ascii_case("http") {
         return None;
@@ -321,10 +352,12 @@ impl Reading<'_> {
             broken: Vec::new(),
             sources: Vec::new(),
             items: HashMap::new(),
+            certificates: Vec::new(),
             secrets: BTreeSet::new(),
         };
         let providers = part.config.providers.clone();
-        document.config = DocumentConfig { http: HttpConfig::default(), ..part.config.clone() };
+        document.config =
+            DocumentConfig { http: HttpConfig::default(), tls: TlsConfig::default(), ..part.config.clone() };
         self.merge(&mut document, part);
         if let Some(file) = &providers.file {
             let mut files = BTreeSet::new();
@@ -353,6 +386,8 @@ impl Reading<'_> {
                 }
             }
         }
+        // A certificate that changes is a document that changes.
+        self.found.files.extend(tls::resolve(&mut document.config, &self.base));
         check::check(&document.config, &mut self.loaded.problems);
         document.secrets = std::mem::take(&mut self.found.secrets);
         document.place(&mut self.loaded.problems);
@@ -538,6 +573,7 @@ impl Reading<'_> {
         for (key, entry) in entries {
             match key {
                 "http" => blocks.http(entry, &mut config.http),
+                "tls" => blocks.tls(entry, &mut config.tls),
                 "entryPoints" => {
                     config.entry_points = blocks.items(entry, &["entryPoints"], EntryPointName::new);
                 }
@@ -591,6 +627,11 @@ impl Reading<'_> {
         add(&mut http.services, config.http.services);
         add(&mut http.middlewares, config.http.middlewares);
         add(&mut http.servers_transports, config.http.servers_transports);
+        add(&mut document.config.tls.options, config.tls.options);
+        add(&mut document.config.tls.stores, config.tls.stores);
+        let certificates = config.tls.certificates;
+        document.certificates.extend((0..certificates.len()).map(|own| (index, own)));
+        document.config.tls.certificates.extend(certificates);
         document.sources.push(source);
     }
 }
@@ -634,6 +675,24 @@ impl Blocks<'_> {
                 "services" => http.services = self.items(entry, &["http", key], ServiceName::new),
                 "middlewares" => http.middlewares = self.items(entry, &["http", key], MiddlewareName::new),
                 _ => http.servers_transports = self.items(entry, &["http", key], str::to_owned),
+            }
+        }
+    }
+
+    fn tls(&mut self, entry: &Entry, tls: &mut TlsConfig) {
+        let path = ConfigPath::of(&["tls"]);
+        let entries =
+            de::entries(&entry.value, &TLS_BLOCKS, &[], &path, entry.mark, self.file, self.problems);
+        for (key, entry) in entries {
+            match key {
+                "options" => tls.options = self.items(entry, &["tls", key], str::to_owned),
+                "stores" => tls.stores = self.items(entry, &["tls", key], str::to_owned),
+                _ => {
+                    let path = path.key(key);
+                    if let Some(list) = de::read(&entry.value, &path, entry.mark, self.file, self.problems) {
+                        tls.certificates = list;
+                    }
+                }
             }
         }
     }
@@ -683,6 +742,8 @@ fn drop_broken(document: &mut Document, problems: &Problems) {
                 config.entry_points.remove(&**name);
             }
             [_, Step::Key(kind), Step::Key(name)] => match &**kind {
+                "options" => drop(config.tls.options.remove(&**name)),
+                "stores" => drop(config.tls.stores.remove(&**name)),
                 "routers" => drop(config.http.routers.remove(&**name)),
                 "services" => drop(config.http.services.remove(&**name)),
                 "middlewares" => drop(config.http.middlewares.remove(&**name)),

@@ -16,6 +16,7 @@ pub mod render;
 pub mod router;
 pub mod schema;
 pub mod service;
+pub mod tls;
 pub mod transport;
 pub mod tree;
 pub mod unsupported;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry_point::PathMatchingConfig;
 use super::observability::TraceVerbosity;
+use super::tls::RouterTlsConfig;
 use crate::common::importance::Importance;
 use crate::common::units::HumanDuration;
 
@@ -34,6 +35,9 @@ pub struct RouterConfig {
     /// How a path prefix is compared: `prefix` or `segment`. Default: as the entry point says.
     #[serde(default)]
     pub path_matching: Option<PathMatchingConfig>,
+    /// Serves TLS connections, and no others; `{}` is enough. Default: only plain ones.
+    #[serde(default)]
+    pub tls: Option<RouterTlsConfig>,
     /// What is recorded, where it differs from the entry point.
     #[serde(default)]
     pub observability: RouterObservability,

@@ -27,6 +27,15 @@ pub struct LoadBalancerConfig {
     pub strategy: Strategy,
     /// Asks the servers for their health. Default off.
     pub health_check: Option<HealthCheckConfig>,
+    /// Takes a server out after some failures, whatever the others do. Default off; `{}` turns it on.
+    pub passive_health_check: Option<PassiveHealthCheckConfig>,
+    /// Takes servers out that do worse than the others.
+    pub outlier_detection: OutlierDetectionConfig,
+    /// Gives new and recovered servers their share little by little. Default off; `{}` turns it on.
+    pub slow_start: Option<SlowStartConfig>,
+    /// While fewer percent of the servers are well, all are used. Default 0: never; at most 100.
+    #[schemars(range(max = 100))]
+    pub panic_threshold: u8,
     /// Sends the client's `Host` on; `false` sends the server's. Default true.
     pub pass_host_header: bool,
     /// How responses are written to the client.
@@ -47,6 +56,68 @@ pub struct LoadBalancerConfig {
     pub hedge: Option<HedgeConfig>,
     /// Learns how many requests may be under way at once, beside `maxRequests`. Default off.
     pub adaptive_concurrency: Option<AdaptiveConcurrencyConfig>,
+    /// So many requests in so much time to the service or to each server. Default: no limit.
+    pub outbound_limit: Option<OutboundLimitConfig>,
+}
+
+/// A limit on what is sent out: too early requests wait for their turn, in the order in which they came.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutboundLimitConfig {
+    /// Requests a period, every try counted. Required, at least 1.
+    pub average: u64,
+    /// Length of the period. Default `1s`.
+    #[serde(default = "one_second")]
+    pub period: HumanDuration,
+    /// Requests at once after a rest. Default 1.
+    #[serde(default = "one_request")]
+    pub burst: u64,
+    /// Whether all servers are limited together (`service`) or each on its own (`server`). Default `service`.
+    #[serde(default)]
+    pub scope: OutboundScope,
+    /// The longest that a request waits for its turn; 0: it is refused at once. Default `1s`.
+    #[serde(default = "one_second")]
+    pub max_wait: HumanDuration,
+    /// Requests that wait together. Default 1000.
+    #[serde(default = "thousand")]
+    pub max_queue: u64,
+    /// The longest pause that a server may ask for by 429 or `Retry-After`; 0: it is not obeyed. Default `1m`.
+    #[serde(default = "one_minute")]
+    pub max_pause: HumanDuration,
+    /// What a request is answered with that has no turn in time; 400 to 599. Default 503.
+    #[serde(default = "unavailable")]
+    pub status: u16,
+}
+
+/// Who is limited together.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutboundScope {
+    /// All servers of the service.
+    #[default]
+    Service,
+    /// Each server.
+    Server,
+}
+
+fn one_second() -> HumanDuration {
+    HumanDuration::secs(1)
+}
+
+fn one_minute() -> HumanDuration {
+    HumanDuration::secs(60)
+}
+
+fn one_request() -> u64 {
+    1
+}
+
+fn thousand() -> u64 {
+    1000
+}
+
+fn unavailable() -> u16 {
+    503
 }
 
 impl Default for LoadBalancerConfig {
@@ -55,6 +126,10 @@ impl Default for LoadBalancerConfig {
             servers: Vec::new(),
             strategy: Strategy::default(),
             health_check: None,
+            passive_health_check: None,
+            outlier_detection: OutlierDetectionConfig::default(),
+            slow_start: None,
+            panic_threshold: 0,
             pass_host_header: true,
             response_forwarding: ResponseForwardingConfig::default(),
             servers_transport: None,
@@ -65,6 +140,7 @@ impl Default for LoadBalancerConfig {
             timeouts: ServiceTimeouts::default(),
             hedge: None,
             adaptive_concurrency: None,
+            outbound_limit: None,
         }
     }
 }
@@ -98,20 +174,40 @@ pub enum Strategy {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheckConfig {
-    /// Path, with query if need be. Required.
+    /// Path, with query if need be. Required, unless `mode` is `grpc` or `tcp`.
+    #[serde(default)]
     pub path: String,
     /// `http`. Default: the server's.
     #[serde(default)]
     pub scheme: Option<String>,
-    /// Protocol of the check; only `http`. Default `http`.
+    /// Protocol of the check: `http`, `grpc` (its health protocol) or `tcp` (a connection is enough). Default
+    /// `http`.
     #[serde(default)]
     pub mode: HealthCheckMode,
     /// Method. Default `GET`.
     #[serde(default = "get")]
     pub method: String,
-    /// The one status that means healthy. Default 0: any of 200 to 399.
+    /// Statuses that mean healthy: one, or several and ranges of them (`200-299,404`). Default 0: any of 200 to
+    /// 399.
     #[serde(default)]
-    pub status: u16,
+    pub status: StatusesConfig,
+    /// What the first 64 KiB of the answer's body must hold. Default: anything will do.
+    #[serde(default)]
+    pub expected_body: Option<String>,
+    /// The service that `mode: grpc` asks for. Default: the server as a whole.
+    #[serde(default)]
+    pub grpc_service: String,
+    /// Checks in a row that must pass before a server that is down gets requests. Default 1; at least 1.
+    #[serde(default = "one_result")]
+    #[schemars(range(min = 1))]
+    pub rise: u32,
+    /// Checks in a row that must fail before a server that is up gets none. Default 1; at least 1.
+    #[serde(default = "one_result")]
+    #[schemars(range(min = 1))]
+    pub fall: u32,
+    /// What a server is before its first check: `up`, or `down`, which checks it at once. Default `up`.
+    #[serde(default)]
+    pub initial_state: InitialState,
     /// Port. Default 0: the server's.
     #[serde(default)]
     pub port: u16,
@@ -142,6 +238,174 @@ pub enum HealthCheckMode {
     /// A request whose status counts.
     #[default]
     Http,
+    /// The health protocol of gRPC.
+    Grpc,
+    /// A connection is enough.
+    Tcp,
+}
+
+/// What a server is before its first check.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InitialState {
+    /// It gets requests.
+    #[default]
+    Up,
+    /// It gets none.
+    Down,
+}
+
+/// Statuses, as pairs of the first and the last of each range; none is 200 to 399.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct StatusesConfig(pub Vec<(u16, u16)>);
+
+impl std::fmt::Display for StatusesConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for StatusesConfig {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // As Traefik's API has it where Traefik could have it.
+        match self.0[..] {
+            [] => serializer.serialize_u16(0),
+            [(first, last)] if first == last => serializer.serialize_u16(first),
+            _ => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusesConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if matches!(text.trim(), "" | "0") {
+            return Ok(Self::default());
+        }
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let code = |text: &str| text.trim().parse().ok().filter(|code| (100..=599).contains(code));
+            code(first).zip(code(last)).filter(|(first, last)| first <= last)
+        };
+        let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
+        ranges.map(Self).ok_or_else(|| {
+            let bad =
+                format!("{text:?} is no status from 100 to 599, nor ranges of them such as 200-299,404");
+            serde::de::Error::custom(bad)
+        })
+    }
+}
+
+impl JsonSchema for StatusesConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Statuses".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "a status, or statuses and ranges of them: 200-299,404",
+            "anyOf": [{ "type": "string" }, { "type": "integer" }]
+        })
+    }
+}
+
+/// Failures that take a server out, whatever the others do.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PassiveHealthCheckConfig {
+    /// How far back failures count, and how long a server is taken out at first. Default 10s.
+    pub failure_window: HumanDuration,
+    /// 5xx answers and requests without an answer that take a server out. Default 1; 0: none does.
+    pub max_failed_attempts: u32,
+}
+
+impl Default for PassiveHealthCheckConfig {
+    fn default() -> Self {
+        Self { failure_window: HumanDuration::secs(10), max_failed_attempts: 1 }
+    }
+}
+
+/// Servers that do worse than the others are taken out for a while. What all do alike takes out none, and the last
+/// one always stays.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutlierDetectionConfig {
+    /// Whether that is done. Default true.
+    pub enabled: bool,
+    /// How far back shares and latencies are looked at. Default 10s, or the `failureWindow` of
+    /// `passiveHealthCheck`.
+    pub window: Option<HumanDuration>,
+    /// 5xx answers in a row. Default 5; 0 turns it off, as for all that follow.
+    pub consecutive_5xx: u32,
+    /// Answers in a row with 502, 503 or 504. Default 3.
+    pub consecutive_gateway_errors: u32,
+    /// Requests in a row without an answer: connect failed, reset, timeout. Default 5.
+    pub consecutive_local_errors: u32,
+    /// Percentage points by which more of its requests fail than of the others'. Default 20; at most 100.
+    #[schemars(range(max = 100))]
+    pub failure_share_deviation: u32,
+    /// How many times as long as the others it usually takes for an answer. Default 10.
+    pub latency_factor: u32,
+    /// A server that usually answers faster than this is never too slow. Default 500ms.
+    pub latency_floor: HumanDuration,
+    /// No answer for so long while three requests or more wait and the others answer. Default 1s.
+    pub stall_timeout: HumanDuration,
+    /// Requests within `window` below which shares and latencies say nothing. Default 20.
+    pub minimum_requests: u32,
+    /// How long a server is taken out; n times as long for the n-th time in a row. Default 10s, or the
+    /// `failureWindow` of `passiveHealthCheck`.
+    pub base_ejection_time: Option<HumanDuration>,
+    /// No longer than this. Default 300s.
+    pub max_ejection_time: HumanDuration,
+    /// Share of the servers that may be out at once; one may always be. Default 67; 0: none; at most 100.
+    #[schemars(range(max = 100))]
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierDetectionConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            window: None,
+            consecutive_5xx: 5,
+            consecutive_gateway_errors: 3,
+            consecutive_local_errors: 5,
+            failure_share_deviation: 20,
+            latency_factor: 10,
+            latency_floor: HumanDuration::millis(500),
+            stall_timeout: HumanDuration::secs(1),
+            minimum_requests: 20,
+            base_ejection_time: None,
+            max_ejection_time: HumanDuration::secs(300),
+            max_ejection_percent: 67,
+        }
+    }
+}
+
+/// How new and recovered servers get their share little by little.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SlowStartConfig {
+    /// Until a server has its whole share. Default 30s.
+    pub duration: HumanDuration,
+    /// What it begins with, in percent. Default 10; from 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub min_weight_percent: u8,
+    /// 1.0 grows in a straight line, more grows faster at first. Default 1.0; more than 0.
+    pub aggression: f64,
+}
+
+impl Default for SlowStartConfig {
+    fn default() -> Self {
+        Self { duration: HumanDuration::secs(30), min_weight_percent: 10, aggression: 1.0 }
+    }
 }
 
 /// How responses are written to the client.
@@ -323,6 +587,10 @@ pub struct WeightedServiceConfig {
 /// `healthCheck: {}`; its presence is all it says.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct PassHealthConfig {}
+
+fn one_result() -> u32 {
+    1
+}
 
 fn one() -> i64 {
     1

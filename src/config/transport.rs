@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::{FileOrContent, PairConfig};
 use crate::common::units::HumanDuration;
 
 /// How servers are connected to.
@@ -19,6 +20,24 @@ pub struct ServersTransportConfig {
     pub max_requests_per_host: u32,
     /// How long a server may take.
     pub forwarding_timeouts: ForwardingTimeouts,
+    /// The name to ask a server's certificate for, instead of the host of its url. Default absent.
+    pub server_name: Option<String>,
+    /// Takes every certificate. Default false.
+    pub insecure_skip_verify: bool,
+    /// Files with the certificates of authorities, or their texts, as PEM, instead of the system's. Default none.
+    #[serde(rename = "rootCAs")]
+    pub root_cas: Vec<FileOrContent>,
+    /// What is shown to servers that ask for a certificate; the first is used. Default none.
+    pub certificates: Vec<PairConfig>,
+    /// Suites of TLS 1.2 that are offered; those of TLS 1.3 always are. Default: all that are safe.
+    pub cipher_suites: Vec<String>,
+    /// Lowest TLS version: `VersionTLS12` or `VersionTLS13`. Default `VersionTLS12`.
+    pub min_version: Option<String>,
+    /// Highest TLS version: `VersionTLS12` or `VersionTLS13`. Default `VersionTLS13`.
+    pub max_version: Option<String>,
+    /// A URI that a server's certificate must have among its names. Default absent.
+    #[serde(rename = "peerCertURI")]
+    pub peer_cert_uri: Option<String>,
 }
 
 impl Default for ServersTransportConfig {
@@ -28,6 +47,14 @@ impl Default for ServersTransportConfig {
             max_conns_per_host: 0,
             max_requests_per_host: 0,
             forwarding_timeouts: ForwardingTimeouts::default(),
+            server_name: None,
+            insecure_skip_verify: false,
+            root_cas: Vec::new(),
+            certificates: Vec::new(),
+            cipher_suites: Vec::new(),
+            min_version: None,
+            max_version: None,
+            peer_cert_uri: None,
         }
     }
 }
@@ -38,6 +65,8 @@ impl Default for ServersTransportConfig {
 pub struct ForwardingTimeouts {
     /// For a connection to be established. Default 5s; 0 means no limit.
     pub dial_timeout: HumanDuration,
+    /// For the TLS handshake with a server. Default 10s; 0 means no limit.
+    pub tls_handshake_timeout: HumanDuration,
     /// From the request's end to the response's head. Default 60s; 0 means no limit.
     pub response_header_timeout: HumanDuration,
     /// How long an idle connection is kept. Default 90s; 0 means no limit.
@@ -50,6 +79,7 @@ impl Default for ForwardingTimeouts {
     fn default() -> Self {
         Self {
             dial_timeout: HumanDuration::secs(5),
+            tls_handshake_timeout: HumanDuration::secs(10),
             response_header_timeout: HumanDuration::secs(60),
             idle_conn_timeout: HumanDuration::secs(90),
             idle_timeout: HumanDuration::secs(60),

@@ -31,31 +31,29 @@ struct Harmless {
 }
 
 const REMOVE: &str = "remove it; this version does not have it";
-const TLS: &str = "this version speaks plain HTTP only; terminate TLS in front of it";
-const UPSTREAM_TLS: &str = "this version connects with plain HTTP only, so the key has no effect";
+const ACME: &str = "no certificates are ordered; name their files in tls.certificates";
+const SPIFFE: &str = "name authorities in rootCAs and the pods' identity in peerCertURI";
 
 #[rustfmt::skip]
 const KEYS: &[Row] = &[
     // --- what changes traffic -----------------------------------------------------------------
     Row { path: "tcp", effect: Refuse, hint: "only http routers are supported" },
     Row { path: "udp", effect: Refuse, hint: "only http routers are supported" },
-    Row { path: "tls", effect: Refuse, hint: TLS },
-    Row { path: "certificatesResolvers", effect: Refuse, hint: TLS },
+    Row { path: "certificatesResolvers", effect: Refuse, hint: ACME },
     Row { path: "hostResolver.cnameFlattening", effect: Refuse, hint: "name every host in the rule" },
     Row { path: "entryPoints.*.http3", effect: Refuse, hint: REMOVE },
     Row { path: "entryPoints.*.udp", effect: Refuse, hint: REMOVE },
     Row { path: "entryPoints.*.proxyProtocol", effect: Refuse, hint: "without it the client's address is that of the load balancer" },
     Row { path: "entryPoints.*.allowACMEByPass", effect: Warn, hint: "no certificates are ordered, so every router may take that path" },
-    Row { path: "entryPoints.*.http.redirections", effect: Refuse, hint: REMOVE },
-    Row { path: "entryPoints.*.http.tls", effect: Refuse, hint: TLS },
-    Row { path: "http.routers.*.tls", effect: Refuse, hint: TLS },
+    Row { path: "entryPoints.*.http.tls.certResolver", effect: Refuse, hint: ACME },
+    Row { path: "http.routers.*.tls.certResolver", effect: Refuse, hint: ACME },
+    Row { path: "tls.stores.*.defaultGeneratedCert", effect: Refuse, hint: ACME },
     Row { path: "http.routers.*.parentRefs", effect: Refuse, hint: "write the parent's rule and middlewares into the router" },
     Row { path: "http.services.*.middlewares", effect: Refuse, hint: "name them in the routers that use the service" },
     Row { path: "http.services.*.highestRandomWeight", effect: Refuse, hint: "use weighted" },
     Row { path: "http.services.*.mirroring", effect: Refuse, hint: "name the main service in the router" },
     Row { path: "http.services.*.failover", effect: Refuse, hint: "name the main service in the router" },
     Row { path: "http.services.*.loadBalancer.sticky", effect: Refuse, hint: REMOVE },
-    Row { path: "http.services.*.loadBalancer.passiveHealthCheck", effect: Refuse, hint: "use healthCheck" },
     Row { path: "http.services.*.weighted.sticky", effect: Refuse, hint: REMOVE },
     // --- what does not ------------------------------------------------------------------------
     Row { path: "global.checkNewVersion", effect: Warn, hint: "Sluicegate never asks for new versions" },
@@ -63,7 +61,7 @@ const KEYS: &[Row] = &[
     Row { path: "hostResolver.resolvConfig", effect: Warn, hint: REMOVE },
     Row { path: "hostResolver.resolvDepth", effect: Warn, hint: REMOVE },
     Row { path: "experimental", effect: Warn, hint: REMOVE },
-    Row { path: "ocsp", effect: Warn, hint: TLS },
+    Row { path: "ocsp", effect: Warn, hint: "name an OCSP answer in the certificate's ocspFile" },
     Row { path: "spiffe", effect: Warn, hint: REMOVE },
     Row { path: "tracing", effect: Warn, hint: "no traces are sent" },
     Row { path: "tcpServersTransport", effect: Warn, hint: "only http routers are supported" },
@@ -80,18 +78,8 @@ const KEYS: &[Row] = &[
     Row { path: "metrics.datadog", effect: Warn, hint: "use prometheus" },
     Row { path: "metrics.statsd", effect: Warn, hint: "use prometheus" },
     Row { path: "metrics.influxDB2", effect: Warn, hint: "use prometheus" },
-    Row { path: "serversTransport.insecureSkipVerify", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "serversTransport.rootCAs", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "serversTransport.spiffe", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.serverName", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.insecureSkipVerify", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.rootCAs", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.certificates", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.cipherSuites", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.minVersion", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.maxVersion", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.peerCertURI", effect: Warn, hint: UPSTREAM_TLS },
-    Row { path: "http.serversTransports.*.spiffe", effect: Warn, hint: UPSTREAM_TLS },
+    Row { path: "serversTransport.spiffe", effect: Warn, hint: SPIFFE },
+    Row { path: "http.serversTransports.*.spiffe", effect: Warn, hint: SPIFFE },
     Row { path: "http.serversTransports.*.disableHTTP2", effect: Warn, hint: "this version connects with HTTP/1 only" },
     Row { path: "http.serversTransports.*.forwardingTimeouts.readIdleTimeout", effect: Warn, hint: "this version connects with HTTP/1 only" },
     Row { path: "http.serversTransports.*.forwardingTimeouts.pingTimeout", effect: Warn, hint: "this version connects with HTTP/1 only" },
@@ -128,14 +116,12 @@ const VALUES: &[Row] = &[
     Row { path: "core.defaultRuleSyntax.v2", effect: Refuse, hint: "write rules in v3's language" },
     Row { path: "http.services.*.loadBalancer.strategy.hrw", effect: Refuse, hint: "use wrr or p2c" },
     Row { path: "http.services.*.loadBalancer.strategy.leasttime", effect: Refuse, hint: "use p2c" },
-    Row { path: "http.services.*.loadBalancer.healthCheck.mode.grpc", effect: Refuse, hint: "use http" },
 ];
 
 /// Written this way, a key of [`KEYS`] says nothing.
 const HARMLESS: &[Harmless] = &[
     Harmless { path: "tcp", values: &["{}", "null"] },
     Harmless { path: "udp", values: &["{}", "null"] },
-    Harmless { path: "tls", values: &["{}", "null"] },
     Harmless { path: "certificatesResolvers", values: &["{}", "null"] },
     Harmless { path: "hostResolver.cnameFlattening", values: &["false", "null"] },
     Harmless { path: "global.checkNewVersion", values: &["false", "null"] },
@@ -143,8 +129,6 @@ const HARMLESS: &[Harmless] = &[
     Harmless { path: "log.compress", values: &["false", "null"] },
     Harmless { path: "accessLog.dualOutput", values: &["false", "null"] },
     Harmless { path: "metrics.prometheus.headerLabels", values: &["{}", "null"] },
-    Harmless { path: "serversTransport.insecureSkipVerify", values: &["false", "null"] },
-    Harmless { path: "http.serversTransports.*.insecureSkipVerify", values: &["false", "null"] },
     Harmless { path: "http.serversTransports.*.disableHTTP2", values: &["true", "null"] },
     Harmless { path: "providers.file.debugLogGeneratedTemplate", values: &["false", "null"] },
 ];
@@ -218,17 +202,17 @@ mod tests {
 
     #[test]
     fn a_key_is_found_in_any_case_and_under_any_name() {
-        let path = ConfigPath::of(&["http", "routers", "a.b", "TLS"]);
-        let Verdict::Unsupported(problem) = key(&path, Some("{}")) else { panic!("not found") };
-        assert_eq!(problem.message, "tls is not supported yet");
+        let path = ConfigPath::of(&["http", "routers", "a.b", "PARENTREFS"]);
+        let Verdict::Unsupported(problem) = key(&path, Some("[]")) else { panic!("not found") };
+        assert_eq!(problem.message, "parentRefs is not supported yet");
         assert!(matches!(key(&ConfigPath::of(&["http", "routers", "a"]), None), Verdict::Unknown));
-        assert!(matches!(key(&ConfigPath::of(&["tls", "options"]), None), Verdict::Unknown));
+        assert!(matches!(key(&ConfigPath::of(&["tcp", "routers"]), None), Verdict::Unknown));
     }
 
     #[test]
     fn a_key_that_says_nothing_is_harmless() {
-        assert!(matches!(key(&ConfigPath::of(&["tls"]), Some("{}")), Verdict::Harmless));
-        assert!(matches!(key(&ConfigPath::of(&["tls"]), None), Verdict::Unsupported(_)));
+        assert!(matches!(key(&ConfigPath::of(&["tcp"]), Some("{}")), Verdict::Harmless));
+        assert!(matches!(key(&ConfigPath::of(&["tcp"]), None), Verdict::Unsupported(_)));
     }
 
     #[test]

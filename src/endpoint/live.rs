@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::common::live::Live;
 use crate::endpoint::EndpointId;
 use crate::endpoint::health::{CheckResult, Status, Thresholds};
-use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::{Care, EndpointSet, ServerSpec};
 
 /// The newest [`EndpointSet`] of one service.
 #[derive(Debug)]
@@ -40,12 +41,29 @@ impl LiveEndpoints {
     ///
     /// No result of a check that comes at the same time is lost. A set that would be the same is not
     /// published. Returns the newest set.
-    pub fn rebuild(&self, servers: &[ServerSpec], watch: Watch) -> Arc<EndpointSet> {
+    pub fn rebuild(&self, servers: &[ServerSpec], care: impl Into<Care>) -> Arc<EndpointSet> {
+        let care = care.into();
         let published = self.0.update(|newest| {
-            let set = EndpointSet::build(servers, Some(newest), watch);
+            let set = EndpointSet::build(servers, Some(newest), care);
             (!set.is_same(newest)).then_some(set)
         });
         published.unwrap_or_else(|| self.load())
+    }
+
+    /// Ejects, tries or admits an endpoint. Publishes a new set if that changed anything, and gives it; see
+    /// [`EndpointSet::with_passive`].
+    pub fn set_passive(
+        &self,
+        id: EndpointId,
+        passive: Passive,
+        max_percent: u32,
+    ) -> Option<Arc<EndpointSet>> {
+        self.0.update(|newest| newest.with_passive(id, passive, max_percent))
+    }
+
+    /// Gives an endpoint another part of its weight, in percent.
+    pub fn set_warmth(&self, id: EndpointId, percent: u8) {
+        self.0.update(|newest| newest.with_warmth(id, percent));
     }
 
     /// Takes one result of a check into account.
@@ -71,6 +89,7 @@ impl LiveEndpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::set::Watch;
     use crate::endpoint::set::tests::{servers, set_of};
 
     #[test]

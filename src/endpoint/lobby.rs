@@ -342,6 +342,13 @@ pub struct Admitted {
     in_flight: Option<InFlight>,
 }
 
+impl Admitted {
+    /// Whose place it is.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.in_flight.as_ref().map(InFlight::endpoint)
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         drop(self.in_flight.take());

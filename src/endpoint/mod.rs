@@ -8,8 +8,10 @@
 pub mod health;
 pub mod live;
 pub mod lobby;
+pub mod outlier;
 pub mod sequence;
 pub mod set;
+pub mod tally;
 pub mod url;
 
 use std::fmt;
@@ -17,6 +19,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::endpoint::tally::Tally;
 use crate::endpoint::url::ServerUrl;
 use crate::http::error::EndpointText;
 use crate::http::text::Text;
@@ -54,6 +57,7 @@ pub struct Endpoint {
     path_use: PathUse,
     text: EndpointText,
     load: Load,
+    tally: Tally,
 }
 
 /// On a cache line of its own: every request writes it, while the identity is only read.
@@ -82,7 +86,14 @@ impl Endpoint {
             Some(address) => EndpointText::Addr(address),
             None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
         };
-        Arc::new(Self { id: EndpointId::next(), url, path_use, text, load: Load::default() })
+        Arc::new(Self {
+            id: EndpointId::next(),
+            url,
+            path_use,
+            text,
+            load: Load::default(),
+            tally: Tally::default(),
+        })
     }
 
     /// What pools are keyed by.
@@ -116,6 +127,11 @@ impl Endpoint {
     /// Open connections to it, over all cores, while their number is limited. Tickets of the lobby count here.
     pub fn open(&self) -> &AtomicU32 {
         &self.load.open
+    }
+
+    /// What attempts at it came to.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Pooled connections to it that nobody uses, over all cores. The pools count here.

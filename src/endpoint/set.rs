@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::endpoint::health::{CheckResult, Health, Status, Thresholds, step};
+use crate::endpoint::outlier::Passive;
 use crate::endpoint::sequence::Sequence;
 use crate::endpoint::url::ServerUrl;
 use crate::endpoint::{Endpoint, EndpointId, PathUse};
@@ -31,32 +32,75 @@ pub enum Watch {
     Checked,
 }
 
+/// How a set treats its endpoints, beside their own state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Care {
+    /// Whether they are checked.
+    pub watch: Watch,
+    /// What a checked one is before its first check.
+    pub initial: Status,
+    /// The share of its weight, in percent, that one begins with that is new beside others or comes up again;
+    /// 100 without `slowStart`.
+    pub first_warmth: u8,
+    /// While fewer percent of the endpoints with a weight are usable, all of them are used. 0 for never.
+    pub panic_percent: u8,
+}
+
+impl From<Watch> for Care {
+    fn from(watch: Watch) -> Self {
+        Self { watch, initial: Status::Up, first_warmth: WARM, panic_percent: 0 }
+    }
+}
+
+/// Percent of its weight that an endpoint has which is not slowly started.
+pub const WARM: u8 = 100;
+
 /// An endpoint as it is in one set.
 #[derive(Clone, Debug)]
 pub struct Member {
     /// Who.
     pub endpoint: Arc<Endpoint>,
-    /// Its share; 0 gets no requests.
+    /// Its share now, compared with the others of the same set; 0 gets no requests.
     pub weight: u32,
+    /// Its weight as configured.
+    pub configured: u32,
     /// What its checks say.
     pub health: Health,
+    /// What its answers say.
+    pub passive: Passive,
+    /// How much of its weight it has, in percent.
+    pub warmth: u8,
+    available: bool,
 }
 
 impl Member {
     /// Whether it may be picked.
     pub fn is_available(&self) -> bool {
-        self.weight > 0 && self.health.status() == Status::Up
+        self.available
+    }
+
+    /// Whether it is well, as far as checks and answers say.
+    pub fn is_well(&self) -> bool {
+        self.health.status() == Status::Up && self.passive != Passive::Ejected
     }
 }
 
 /// Endpoints, weights and health of the same moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EndpointSet {
     members: Box<[Member]>,
-    watch: Watch,
+    care: Care,
     available: usize,
+    on_trial: usize,
+    panics: bool,
     /// Over the available members only, by their index in `members`.
     sequence: Arc<Sequence>,
+}
+
+impl Default for EndpointSet {
+    fn default() -> Self {
+        Self::of(Box::default(), Watch::default().into())
+    }
 }
 
 impl EndpointSet {
@@ -64,8 +108,15 @@ impl EndpointSet {
     ///
     /// A server that `previous` has too (same url, same use of its path) keeps its [`Endpoint`], and
     /// with it its pools and load, whatever became of its weight; and its health, if `watch` is
-    /// [`Watch::Checked`]. A server that is listed twice is one endpoint with the sum of the weights.
-    pub fn build(servers: &[ServerSpec], previous: Option<&EndpointSet>, watch: Watch) -> Self {
+    /// [`Watch::Checked`]. What its answers said of it is kept in any case. A server that is listed twice is one
+    /// endpoint with the sum of the weights.
+    pub fn build(servers: &[ServerSpec], previous: Option<&EndpointSet>, care: impl Into<Care>) -> Self {
+        let care = care.into();
+        // All that begin together begin whole.
+        let first_warmth = match previous {
+            Some(set) if set.available > 0 => care.first_warmth,
+            _ => WARM,
+        };
         let known: HashMap<(&str, PathUse), &Member> = previous
             .map_or(&[][..], |set| &set.members)
             .iter()
@@ -76,7 +127,7 @@ impl EndpointSet {
         for server in servers {
             let key = (server.url.as_str(), server.path_use);
             if let Some(twin) = places.get(&key).and_then(|place| members.get_mut(*place)) {
-                twin.weight = twin.weight.saturating_add(server.weight);
+                twin.configured = twin.configured.saturating_add(server.weight);
                 continue;
             }
             places.insert(key, members.len());
@@ -87,19 +138,28 @@ impl EndpointSet {
                     |old| Arc::clone(&old.endpoint),
                 ),
                 weight: server.weight,
-                health: match (watch, old) {
+                configured: server.weight,
+                health: match (care.watch, old) {
                     (Watch::Checked, Some(old)) => old.health,
-                    (Watch::Checked, None) | (Watch::Unchecked, _) => Health::default(),
+                    (Watch::Checked, None) => Health::starting(care.initial),
+                    (Watch::Unchecked, _) => Health::default(),
                 },
+                passive: old.map_or(Passive::Admitted, |old| old.passive),
+                warmth: match old {
+                    Some(old) if care.first_warmth < WARM => old.warmth,
+                    Some(_) => WARM,
+                    None => first_warmth,
+                },
+                available: false,
             });
         }
-        Self::of(members.into(), watch)
+        Self::of(members.into(), care)
     }
 
     /// The set after one result of a check; `None` when that changes nothing, `id` is not in the set, or
     /// nobody is meant to check it: a late result must not take down what nobody would bring up again.
     pub fn checked(&self, id: EndpointId, result: CheckResult, thresholds: Thresholds) -> Option<Self> {
-        if self.watch == Watch::Unchecked {
+        if self.care.watch == Watch::Unchecked {
             return None;
         }
         let place = self.members.iter().position(|member| member.endpoint.id() == id)?;
@@ -113,7 +173,53 @@ impl EndpointSet {
         if after.status() == before.status() {
             return Some(Self { members, sequence: Arc::clone(&self.sequence), ..*self });
         }
-        Some(Self::of(members, self.watch))
+        if after.status() == Status::Up {
+            members[place].warmth = self.care.first_warmth;
+        }
+        Some(Self::of(members, self.care))
+    }
+
+    /// The set with an endpoint ejected, tried or admitted; `None` when it is that already, is not in the set, or may
+    /// not be ejected: because more than `max_percent` would be, or no other one is admitted.
+    pub fn with_passive(&self, id: EndpointId, passive: Passive, max_percent: u32) -> Option<Self> {
+        let place = self.members.iter().position(|member| member.endpoint.id() == id)?;
+        if self.members[place].passive == passive {
+            return None;
+        }
+        if passive == Passive::Ejected {
+            let counted = |member: &&Member| member.configured > 0 && member.health.status() == Status::Up;
+            let others = self.members.iter().filter(counted).filter(|member| member.endpoint.id() != id);
+            let (mut all, mut ejected, mut admitted) = (1_u64, 1_u64, 0_u64);
+            for member in others {
+                all += 1;
+                match member.passive {
+                    Passive::Ejected => ejected += 1,
+                    Passive::Admitted => admitted += 1,
+                    Passive::OnTrial => {}
+                }
+            }
+            let too_many = ejected > 1 && ejected * 100 > all * u64::from(max_percent);
+            if admitted == 0 || too_many || max_percent == 0 {
+                return None;
+            }
+        }
+        let mut members = self.members.clone();
+        members[place].passive = passive;
+        if passive == Passive::Admitted {
+            members[place].warmth = self.care.first_warmth;
+        }
+        Some(Self::of(members, self.care))
+    }
+
+    /// The set with an endpoint at another part of its weight; `None` when it is there already.
+    pub fn with_warmth(&self, id: EndpointId, percent: u8) -> Option<Self> {
+        let place = self.members.iter().position(|member| member.endpoint.id() == id)?;
+        if self.members[place].warmth == percent {
+            return None;
+        }
+        let mut members = self.members.clone();
+        members[place].warmth = percent;
+        Some(Self::of(members, self.care))
     }
 
     /// All of them, in the order of the document.
@@ -131,6 +237,16 @@ impl EndpointSet {
         self.available
     }
 
+    /// How many are on trial.
+    pub fn on_trial(&self) -> usize {
+        self.on_trial
+    }
+
+    /// Whether so few are well that all are used.
+    pub fn panics(&self) -> bool {
+        self.panics
+    }
+
     /// Whose turn is when, by their index in [`members`](Self::members): the available ones only.
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
@@ -139,18 +255,47 @@ impl EndpointSet {
     /// Whether a reader could not tell it from `other`.
     pub fn is_same(&self, other: &Self) -> bool {
         let same = |(a, b): (&Member, &Member)| {
-            a.endpoint.id() == b.endpoint.id() && a.weight == b.weight && a.health == b.health
+            a.endpoint.id() == b.endpoint.id()
+                && a.configured == b.configured
+                && a.weight == b.weight
+                && a.health == b.health
+                && a.passive == b.passive
+                && a.warmth == b.warmth
+                && a.available == b.available
         };
-        self.watch == other.watch
+        self.care == other.care
             && self.members.len() == other.members.len()
             && self.members.iter().zip(&other.members).all(same)
     }
 
-    fn of(members: Box<[Member]>, watch: Watch) -> Self {
-        let weight = |member: &Member| if member.is_available() { member.weight } else { 0 };
+    fn of(mut members: Box<[Member]>, care: Care) -> Self {
+        // Exact while nobody warms up; then in hundredths, of which there is at least one.
+        let all_warm = members.iter().all(|member| member.warmth >= WARM);
+        for member in &mut members {
+            member.weight = match (all_warm, member.configured) {
+                (true, configured) => configured,
+                (false, 0) => 0,
+                (false, configured) => configured.saturating_mul(member.warmth.clamp(1, WARM).into()),
+            };
+        }
+        let with_weight = members.iter().filter(|member| member.configured > 0).count();
+        let well = members.iter().filter(|member| member.configured > 0 && member.is_well()).count();
+        let panics = well * 100 < with_weight * usize::from(care.panic_percent);
+        let mut on_trial = 0;
+        for member in &mut members {
+            let usable = match (panics, well) {
+                (true, _) => true,
+                // What is ejected is still better than nothing.
+                (false, 0) => member.health.status() == Status::Up,
+                (false, _) => member.is_well(),
+            };
+            member.available = member.configured > 0 && usable;
+            on_trial += usize::from(member.available && member.passive == Passive::OnTrial);
+        }
+        let weight = |member: &Member| if member.available { member.weight } else { 0 };
         let weights: Vec<u32> = members.iter().map(weight).collect();
         let available = weights.iter().filter(|weight| **weight > 0).count();
-        Self { members, watch, available, sequence: Arc::new(Sequence::new(&weights)) }
+        Self { members, care, available, on_trial, panics, sequence: Arc::new(Sequence::new(&weights)) }
     }
 }
 
@@ -242,5 +387,59 @@ pub(crate) mod tests {
         let id = half.members()[1].endpoint.id();
         let again = half.checked(id, CheckResult::Pass, Thresholds::default()).expect("it was down");
         assert_eq!(again.sequence(), whole.sequence());
+    }
+
+    fn eject(set: &EndpointSet, index: usize) -> Option<EndpointSet> {
+        set.with_passive(set.members()[index].endpoint.id(), Passive::Ejected, 100)
+    }
+
+    #[test]
+    fn what_is_ejected_stays_so_over_a_rebuild_and_gets_nothing() {
+        let set = eject(&set_of(&[1, 1]), 0).expect("it was admitted");
+        let again = EndpointSet::build(&servers(&[1, 1, 1]), Some(&set), Watch::Unchecked);
+        let passive: Vec<_> = again.members().iter().map(|member| member.passive).collect();
+        assert_eq!(passive, [Passive::Ejected, Passive::Admitted, Passive::Admitted]);
+        assert_eq!(again.available(), 2);
+    }
+
+    #[test]
+    fn what_is_ejected_is_used_when_nothing_else_is_left() {
+        let set = eject(&set_of(&[1, 1]), 0).expect("it was admitted");
+        let set = down(&set, 1);
+        let available: Vec<_> = set.members().iter().map(Member::is_available).collect();
+        assert_eq!(available, [true, false]);
+    }
+
+    #[test]
+    fn below_the_panic_threshold_all_are_used() {
+        let care = Care { panic_percent: 50, ..Care::from(Watch::Checked) };
+        let set = EndpointSet::build(&servers(&[1, 1, 1, 0]), None, care);
+        let set = down(&set, 0);
+        assert_eq!((set.available(), set.panics()), (2, false));
+        let set = down(&set, 1);
+        assert_eq!((set.available(), set.panics()), (3, true));
+    }
+
+    #[test]
+    fn a_new_endpoint_beside_others_starts_slowly_and_so_does_one_that_comes_up_again() {
+        let care = Care { first_warmth: 10, ..Care::from(Watch::Checked) };
+        let first = EndpointSet::build(&servers(&[1, 1]), None, care);
+        assert!(first.members().iter().all(|member| member.weight == 1), "all begin together");
+        let second = EndpointSet::build(&servers(&[1, 1, 2]), Some(&first), care);
+        let weights =
+            |set: &EndpointSet| set.members().iter().map(|member| member.weight).collect::<Vec<_>>();
+        assert_eq!(weights(&second), [100, 100, 20]);
+        let id = second.members()[2].endpoint.id();
+        let warm = second.with_warmth(id, WARM).expect("it was cold");
+        assert_eq!(weights(&warm), [1, 1, 2]);
+        let down = down(&warm, 0);
+        let up = down.checked(down.members()[0].endpoint.id(), CheckResult::Pass, Thresholds::default());
+        assert_eq!(weights(&up.expect("it was down")), [10, 100, 200]);
+    }
+
+    #[test]
+    fn a_checked_endpoint_may_begin_down() {
+        let care = Care { initial: Status::Down, ..Care::from(Watch::Checked) };
+        assert_eq!(EndpointSet::build(&servers(&[1]), None, care).available(), 0);
     }
 }

@@ -16,6 +16,8 @@ const MAX_HOST: usize = 253;
 pub enum Scheme {
     /// HTTP/1.1 without TLS.
     Http,
+    /// With TLS.
+    Https,
 }
 
 impl Scheme {
@@ -23,6 +25,7 @@ impl Scheme {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 
@@ -30,6 +33,7 @@ impl Scheme {
     pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }
@@ -41,13 +45,13 @@ pub enum ServerUrlError {
     #[error("longer than {MAX_URL} bytes")]
     TooLong,
     /// `10.0.0.1:8080`, say.
-    #[error("no scheme: expected http://host:port")]
+    #[error("no scheme: expected http://host:port or https://host:port")]
     NoScheme,
     /// Traefik has it; this proxy will.
     #[error("scheme {0} is not supported yet")]
     SchemeNotSupportedYet(&'static str),
     /// Nobody has it.
-    #[error("unknown scheme {0:?}: expected http")]
+    #[error("unknown scheme {0:?}: expected http or https")]
     UnknownScheme(String),
     /// `http:///path`.
     #[error("no host: expected http://host:port")]
@@ -92,7 +96,7 @@ impl ServerUrl {
         let (scheme, rest) = url.split_once("://").ok_or(ServerUrlError::NoScheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
-            "https" => return Err(ServerUrlError::SchemeNotSupportedYet("https")),
+            "https" => Scheme::Https,
             "h2c" => return Err(ServerUrlError::SchemeNotSupportedYet("h2c")),
             _ => return Err(ServerUrlError::UnknownScheme(scheme.to_owned())),
         };

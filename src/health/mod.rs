@@ -1,12 +1,15 @@
-//! Active health checks: tasks of the control plane that ask each endpoint whether it is well.
+//! Health: tasks of the control plane that ask each endpoint whether it is well, and that watch how it answers.
 //!
-//! [`checker`] owns the tasks and their timing, [`probe`] asks once. What an answer means for an
-//! endpoint is decided by the pure `endpoint::health`, and published through `endpoint::live`.
+//! [`checker`] owns the tasks of active checks and their timing, [`probe`] asks once; [`outlier`] watches the
+//! answers of requests. What that means for an endpoint is decided by the pure `endpoint::health` and
+//! `endpoint::outlier`, and published through `endpoint::live`.
 
 pub mod checker;
+pub mod outlier;
 pub mod probe;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -15,32 +18,51 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use crate::endpoint::health::Thresholds;
 
 /// Which statuses mean that an endpoint is well.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ExpectedStatus {
     /// 200 to 399 (`status: 0`).
     #[default]
     Success,
-    /// This one only.
-    Exactly(StatusCode),
+    /// Those of these ranges, each from its first to its last.
+    OneOf(Arc<[(u16, u16)]>),
 }
 
 impl ExpectedStatus {
     /// Whether `status` is such a one.
-    pub fn includes(self, status: StatusCode) -> bool {
+    pub fn includes(&self, status: StatusCode) -> bool {
         match self {
             Self::Success => status.is_success() || status.is_redirection(),
-            Self::Exactly(expected) => status == expected,
+            Self::OneOf(ranges) => {
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&status.as_u16()))
+            }
         }
     }
 }
 
 impl fmt::Display for ExpectedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Success => f.write_str("200 to 399"),
-            Self::Exactly(status) => write!(f, "{}", status.as_u16()),
+        let Self::OneOf(ranges) = self else { return f.write_str("200 to 399") };
+        for (index, (first, last)) in ranges.iter().enumerate() {
+            let or = if index == 0 { "" } else { " or " };
+            match first == last {
+                true => write!(f, "{or}{first}")?,
+                false => write!(f, "{or}{first} to {last}")?,
+            }
         }
+        Ok(())
     }
+}
+
+/// What a check speaks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Mode {
+    /// A request whose answer counts.
+    #[default]
+    Http,
+    /// `grpc.health.v1.Health/Check` for this service; an empty name is the server as a whole.
+    Grpc(Arc<str>),
+    /// A connection is enough.
+    Tcp,
 }
 
 /// What a redirection means.
@@ -58,12 +80,16 @@ pub enum Redirects {
 /// Equal settings mean that a running checker may go on after a reload.
 #[derive(Clone, PartialEq)]
 pub struct HealthSettings {
+    /// Default HTTP.
+    pub mode: Mode,
     /// What is asked for, from the root of the server: the path of its url is not put in front.
     pub path: PathAndQuery,
     /// Default `GET`.
     pub method: Method,
     /// Default 200 to 399.
     pub expected: ExpectedStatus,
+    /// What the beginning of the answer's body must hold.
+    pub expected_body: Option<Arc<str>>,
     /// Instead of the server's own port.
     pub port: Option<u16>,
     /// The request's `Host`, instead of the server's host and port.
@@ -86,9 +112,11 @@ impl HealthSettings {
     /// Traefik's defaults, with the only key that has none.
     pub fn new(path: PathAndQuery) -> Self {
         Self {
+            mode: Mode::default(),
             path,
             method: Method::GET,
             expected: ExpectedStatus::default(),
+            expected_body: None,
             port: None,
             hostname: None,
             headers: HeaderMap::new(),
@@ -105,9 +133,11 @@ impl fmt::Debug for HealthSettings {
     /// Shows the names of the headers only: their values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HealthSettings")
+            .field("mode", &self.mode)
             .field("path", &self.path)
             .field("method", &self.method)
             .field("expected", &self.expected)
+            .field("expected_body", &self.expected_body)
             .field("port", &self.port)
             .field("hostname", &self.hostname)
             .field("headers", &self.headers.keys().collect::<Vec<_>>())

@@ -1,27 +1,33 @@
-//! One check of one endpoint: a fresh connection, one request, the head of its answer.
+//! One check of one endpoint: a fresh connection, and what [`Mode`] asks on it.
 //!
-//! Never: deciding what the answer means for the endpoint; the body of the answer is not read.
+//! Never: deciding what the answer means for the endpoint. Bodies are read only where something is expected of them.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::endpoint::Endpoint;
-use crate::health::{ExpectedStatus, HealthSettings, Redirects};
+use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
 
 /// Redirections followed in one check, as in Traefik.
 const MAX_REDIRECTS: usize = 10;
 
 /// Largest head of an answer, in bytes: what is larger is no answer to a health check.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// What is read of an answer's body, where something is expected of it.
+const MAX_BODY: usize = 64 * 1024;
 
 /// Why an endpoint is not well.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +46,15 @@ pub enum ProbeError {
         /// What it should have.
         expected: ExpectedStatus,
     },
+    /// Its answer's body does not hold what is expected.
+    #[error("body without {0:?}")]
+    Body(std::sync::Arc<str>),
+    /// What it says is not gRPC's health protocol.
+    #[error("no valid gRPC response: {0}")]
+    Grpc(#[source] h2::Error),
+    /// gRPC's health protocol says so.
+    #[error("{0}")]
+    NotServing(String),
     /// It did not answer in time.
     #[error("no response within {0:?}")]
     Timeout(Duration),
@@ -68,9 +83,17 @@ pub async fn probe(endpoint: &Endpoint, settings: &HealthSettings) -> Result<(),
 
 async fn ask(endpoint: &Endpoint, settings: &HealthSettings) -> Result<(), ProbeError> {
     let target = Target::new(endpoint, settings);
+    match &settings.mode {
+        Mode::Http => ask_http(&target, settings).await,
+        Mode::Grpc(service) => ask_grpc(&target, settings, service).await,
+        Mode::Tcp => target.connect().await.map(drop).map_err(ProbeError::Connect),
+    }
+}
+
+async fn ask_http(target: &Target<'_>, settings: &HealthSettings) -> Result<(), ProbeError> {
     let (mut method, mut path) = (settings.method.clone(), settings.path.clone());
     for _ in 0..=MAX_REDIRECTS {
-        let (status, headers) = exchange(&target, &method, &path, settings).await?;
+        let (status, headers, body) = exchange(target, &method, &path, settings).await?;
         let next = match settings.redirects {
             Redirects::Follow if is_followed(status) => {
                 target.redirection(&path, headers.get(LOCATION).ok_or(ProbeError::BadRedirect)?)?
@@ -78,9 +101,14 @@ async fn ask(endpoint: &Endpoint, settings: &HealthSettings) -> Result<(), Probe
             Redirects::Follow | Redirects::Answer => None,
         };
         let Some(next) = next else {
-            return match settings.expected {
-                expected if expected.includes(status) => Ok(()),
-                expected => Err(ProbeError::Status { status, expected }),
+            if !settings.expected.includes(status) {
+                return Err(ProbeError::Status { status, expected: settings.expected.clone() });
+            }
+            return match &settings.expected_body {
+                Some(wanted) if memchr::memmem::find(&body, wanted.as_bytes()).is_none() => {
+                    Err(ProbeError::Body(wanted.clone()))
+                }
+                _ => Ok(()),
             };
         };
         path = next;
@@ -177,7 +205,7 @@ async fn exchange(
     method: &Method,
     path: &PathAndQuery,
     settings: &HealthSettings,
-) -> Result<(StatusCode, HeaderMap), ProbeError> {
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeError> {
     let request = request(target, method, path, settings).map_err(ProbeError::Request)?;
     let stream = target.connect().await.map_err(ProbeError::Connect)?;
     let (mut sender, connection) = http1::Builder::new()
@@ -188,14 +216,146 @@ async fn exchange(
     let response = sender.send_request(request);
     tokio::pin!(response, connection);
     // The connection runs here and not in a task of its own, so that it ends with the check.
+    let mut open = true;
     let response = tokio::select! {
         biased;
         response = &mut response => response,
         // Its end may come together with the answer, or be the reason why there is none.
-        _ = &mut connection => response.await,
+        _ = &mut connection => {
+            open = false;
+            response.await
+        }
     };
-    let (head, _) = response.map_err(ProbeError::Http)?.into_parts();
-    Ok((head.status, head.headers))
+    let (head, body) = response.map_err(ProbeError::Http)?.into_parts();
+    if settings.expected_body.is_none() {
+        return Ok((head.status, head.headers, Vec::new()));
+    }
+    let body = read_beginning(body);
+    tokio::pin!(body);
+    let body = tokio::select! {
+        biased;
+        body = &mut body => body,
+        _ = &mut connection, if open => body.await,
+    };
+    Ok((head.status, head.headers, body?))
+}
+
+async fn read_beginning(mut body: Incoming) -> Result<Vec<u8>, ProbeError> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(ProbeError::Http)?.into_data() {
+            let room = MAX_BODY - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            if bytes.len() == MAX_BODY {
+                break;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Asks as gRPC's health protocol has it: `grpc.health.v1.Health/Check`, over HTTP/2 with prior knowledge.
+async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str) -> Result<(), ProbeError> {
+    let stream = target.connect().await.map_err(ProbeError::Connect)?;
+    let mut builder = h2::client::Builder::new();
+    builder.enable_push(false).max_header_list_size(MAX_HEAD as u32);
+    let (mut sender, connection) = builder.handshake(stream).await.map_err(ProbeError::Grpc)?;
+    tokio::pin!(connection);
+    let asking = async move {
+        let (response, mut body) =
+            sender.send_request(grpc_request(target, settings)?, false).map_err(ProbeError::Grpc)?;
+        body.send_data(grpc_message(service), true).map_err(ProbeError::Grpc)?;
+        let (head, mut answer) = response.await.map_err(ProbeError::Grpc)?.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(ProbeError::NotServing(format!("status {} instead of gRPC", head.status.as_u16())));
+        }
+        let mut bytes = Vec::new();
+        while let Some(data) = answer.data().await {
+            let data = data.map_err(ProbeError::Grpc)?;
+            // Given back at once: what is read here is bounded.
+            let _ = answer.flow_control().release_capacity(data.len());
+            bytes.extend_from_slice(&data);
+            if bytes.len() > MAX_BODY {
+                return Err(ProbeError::NotServing("answer too large".to_owned()));
+            }
+        }
+        let trailers = answer.trailers().await.map_err(ProbeError::Grpc)?;
+        let status = trailers.as_ref().unwrap_or(&head.headers).get("grpc-status");
+        grpc_verdict(status, &bytes)
+    };
+    tokio::pin!(asking);
+    tokio::select! {
+        biased;
+        result = &mut asking => result,
+        ended = &mut connection => match ended {
+            Err(error) => Err(ProbeError::Grpc(error)),
+            Ok(()) => asking.await,
+        },
+    }
+}
+
+fn grpc_request(target: &Target<'_>, settings: &HealthSettings) -> Result<Request<()>, ProbeError> {
+    let authority = target.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&target.authority);
+    let uri = format!("http://{authority}/grpc.health.v1.Health/Check");
+    let mut request = Request::post(uri).body(()).map_err(ProbeError::Request)?;
+    let headers = request.headers_mut();
+    headers.insert(USER_AGENT, HeaderValue::from_static("sluicegate-health-check"));
+    for (name, value) in &settings.headers {
+        headers.append(name, value.clone());
+    }
+    for ours in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(ours);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    Ok(request)
+}
+
+/// `HealthCheckRequest { service = 1 }` in a message of its own: not compressed, its length, and the one field.
+fn grpc_message(service: &str) -> Bytes {
+    let mut field = Vec::new();
+    if !service.is_empty() {
+        field.push(0x0a);
+        let mut length = service.len();
+        while length >= 0x80 {
+            field.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        field.push(length as u8);
+        field.extend_from_slice(service.as_bytes());
+    }
+    let mut message = vec![0];
+    message.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+    message.extend(field);
+    message.into()
+}
+
+/// Whether `HealthCheckResponse { status = 1 }` is `SERVING` (1).
+fn grpc_verdict(status: Option<&HeaderValue>, answer: &[u8]) -> Result<(), ProbeError> {
+    match status.map(HeaderValue::as_bytes) {
+        Some(b"0") => {}
+        Some(b"12") => {
+            return Err(ProbeError::NotServing("it does not know grpc.health.v1.Health".to_owned()));
+        }
+        Some(b"5") => return Err(ProbeError::NotServing("it does not know the service".to_owned())),
+        Some(code) => {
+            let code = String::from_utf8_lossy(code);
+            return Err(ProbeError::NotServing(format!("grpc-status {code}, expected 0")));
+        }
+        None => return Err(ProbeError::NotServing("no grpc-status".to_owned())),
+    }
+    let says = match answer.get(5..) {
+        Some([0x08, status, ..]) => *status,
+        // The default of the field is UNKNOWN.
+        _ => 0,
+    };
+    let word = match says {
+        1 => return Ok(()),
+        2 => "NOT_SERVING",
+        3 => "SERVICE_UNKNOWN",
+        _ => "UNKNOWN",
+    };
+    Err(ProbeError::NotServing(format!("it says {word}, expected SERVING")))
 }
 
 fn request(
@@ -254,5 +414,18 @@ mod tests {
         ] {
             assert_eq!(redirection("/a/b?q", location).as_deref(), to, "{location}");
         }
+    }
+
+    #[test]
+    fn grpc_says_serving_or_why_not() {
+        let says = |status: &'static str, answer: &[u8]| {
+            grpc_verdict(Some(&HeaderValue::from_static(status)), answer).map_err(|error| error.to_string())
+        };
+        assert_eq!(says("0", &[0, 0, 0, 0, 2, 8, 1]), Ok(()));
+        assert_eq!(says("0", &[0, 0, 0, 0, 2, 8, 2]), Err("it says NOT_SERVING, expected SERVING".into()));
+        assert_eq!(says("0", &[]), Err("it says UNKNOWN, expected SERVING".into()));
+        assert_eq!(says("12", &[]), Err("it does not know grpc.health.v1.Health".into()));
+        assert_eq!(grpc_message(""), &[0, 0, 0, 0, 0][..]);
+        assert_eq!(grpc_message("ab"), &[0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b'][..]);
     }
 }

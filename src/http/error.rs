@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::common::names::{MiddlewareName, ServiceName};
+use crate::http::limited::Limited;
 
 /// Who has to mend it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,6 +79,9 @@ pub enum ProxyError {
     /// The client went away before its answer.
     #[error("client closed the connection")]
     ClientGone,
+    /// The host asked for has other TLS options than the name in the handshake (RFC 9110 §15.5.20).
+    #[error("host has other TLS options than the name in the handshake")]
+    Misdirected,
     /// A body larger than a limit the operator set.
     #[error("request body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -89,12 +93,17 @@ pub enum ProxyError {
     #[error("no router matches")]
     NoRoute,
     /// `rateLimit` refused.
-    #[error("{middleware}: rate limit exceeded")]
-    RateLimited {
-        /// The limit's name.
-        middleware: MiddlewareName,
-        /// Until one request would be admitted; `None` if none ever will.
-        retry_after: Option<Duration>,
+    #[error("{0}: rate limit exceeded")]
+    RateLimited(Limited),
+    /// The limit on what goes out to a service has no turn for it in time.
+    #[error("{service}: outbound limit exceeded")]
+    OutboundLimited {
+        /// The service.
+        service: ServiceName,
+        /// What the limit answers; 503 by default.
+        status: StatusCode,
+        /// Until there would be a turn.
+        retry_after: Option<std::time::Duration>,
     },
     /// `inFlightReq` refused.
     #[error("{middleware}: {amount} requests are in flight already")]
@@ -161,6 +170,14 @@ pub enum ProxyError {
     ConnectTimeout {
         /// Where to.
         endpoint: EndpointText,
+    },
+    /// The TLS handshake with the endpoint failed.
+    #[error("{endpoint}: {reason}")]
+    UpstreamTls {
+        /// Where to.
+        endpoint: EndpointText,
+        /// Who has to mend what.
+        reason: String,
     },
     /// The connection ended before a whole response head.
     #[error("{endpoint}: connection ended before a response: {cause}")]
@@ -261,13 +278,18 @@ impl ProxyError {
             Self::ClientGone => StatusCode::from_u16(499).expect("a number between 100 and 999"),
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::RateLimited { .. } | Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::AddressNotAllowed { status, .. } | Self::CircuitOpen { status, .. } => *status,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::RateLimited(limited) => limited.answer.status,
+            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::AddressNotAllowed { status, .. }
+            | Self::OutboundLimited { status, .. }
+            | Self::CircuitOpen { status, .. } => *status,
             Self::Overloaded(_)
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
             | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
+            | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::BadResponse { .. }
             | Self::UpstreamBody { .. } => StatusCode::BAD_GATEWAY,
@@ -297,17 +319,20 @@ impl ProxyError {
             | Self::ClientGone
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_)
+            | Self::Misdirected
             | Self::NoRoute => Fault::Client,
-            Self::RateLimited { .. }
+            Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
             | Self::CircuitOpen { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_) => Fault::Policy,
             Self::NoEndpoint { .. }
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::ResponseHeaderTimeout { .. }
             | Self::BadResponse { .. }
@@ -337,9 +362,12 @@ impl ProxyError {
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_) => true,
             Self::NoRoute
-            | Self::RateLimited { .. }
+            | Self::Misdirected
+            | Self::UpstreamTls { .. }
+            | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::OutboundLimited { .. }
             | Self::Overloaded(_)
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
@@ -375,7 +403,10 @@ impl ProxyError {
             Self::ClientGone => "client_gone",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NoRoute => "no_route",
-            Self::RateLimited { .. } => "rate_limited",
+            Self::Misdirected => "misdirected",
+            Self::UpstreamTls { .. } => "upstream_tls",
+            Self::RateLimited(_) => "rate_limited",
+            Self::OutboundLimited { .. } => "outbound_limited",
             Self::TooManyInFlight { .. } => "too_many_in_flight",
             Self::AddressNotAllowed { .. } => "address_not_allowed",
             Self::BadPath(_) => "bad_path",
@@ -402,6 +433,7 @@ impl ProxyError {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::NoRoute => "404 page not found\n".into(),
+            Self::Misdirected => "Misdirected Request\n".into(),
             Self::NoEndpoint { .. } => "no available server\n".into(),
             Self::TooManyInFlight { amount, .. } => format!("max connections reached: {amount}").into(),
             Self::BadPath(_) => "".into(),

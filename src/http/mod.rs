@@ -9,5 +9,6 @@ pub mod error;
 pub mod forwarded;
 pub mod h1;
 pub mod head;
+pub mod limited;
 pub mod path;
 pub mod text;

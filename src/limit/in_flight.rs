@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::key::{Fingerprint, LimitKey};
-use super::store::{Padded, shard_count};
+use super::local::{Padded, shard_count};
 
 type Shard = Padded<Mutex<HashMap<LimitKey, u64, Fingerprint>>>;
 
@@ -69,7 +69,8 @@ impl InFlight {
 
     fn shard(&self, key: LimitKey) -> &Mutex<HashMap<LimitKey, u64, Fingerprint>> {
         // The count is a power of two.
-        &self.shards[key.high() as usize & (self.shards.len() - 1)].0
+        // The table takes the low and the high bits.
+        &self.shards[(key.bits() >> 24) as usize & (self.shards.len() - 1)].0
     }
 }
 

@@ -1,16 +1,28 @@
-//! Rate limiting core: token buckets in a bounded, sharded store, and counts of what is in flight.
+//! Rate limiting core: exact token buckets in a table of fixed memory, and counts of what is in flight.
 //!
-//! Reads a [`LimitKey`], a [`Quota`] and the time; says a [`Verdict`]. Pure but for the stores'
-//! locks, each of which is held for one look-up. Never: the clock, sockets, tasks, configuration.
+//! A [`Limit`] is plain data: windows that a request must pass all together. [`KeyBytes`] say what it
+//! counts by, and a [`Decision`] what became of a request. Whoever keeps the buckets answers
+//! `decide(now, key, limit, cost)`; in memory that is [`LocalLimit::decide`].
+//!
+//! Pure but for the stores' locks, each of which is held for one look-up. Never: the clock, sockets,
+//! tasks, configuration.
 
+mod decision;
 mod in_flight;
 mod key;
+mod local;
+mod pace;
 mod quota;
+pub mod redis;
 mod registry;
-mod store;
+mod table;
+mod top;
 
+pub use decision::{Decision, Limit, MAX_WINDOWS, Taken, Window};
 pub use in_flight::{InFlight, InFlightGuard};
-pub use key::{LimitKey, Part};
-pub use quota::{Bucket, Nanos, Quota, Verdict, nanos};
+pub use key::{KeyBytes, LimitKey, Part};
+pub use local::{BYTES_PER_BUCKET, Bound, Counts, DEFAULT_MAX_KEYS, LocalLimit, Store};
+pub use pace::{Pace, PaceScope, Turn};
+pub use quota::{MAX_DELAY, Nanos, Quota, nanos};
 pub use registry::{StoreName, Stores};
-pub use store::{Counts, DEFAULT_MAX_KEYS, Store};
+pub use top::{Show, TopKey};

@@ -2,8 +2,9 @@
 //!
 //! Tokens are counted in units so small that both a token and what a nanosecond brings are whole
 //! numbers of them: `average` requests a `period` of P ns give `average` units a nanosecond at P
-//! units a token, both divided by what they have in common. Nothing is ever rounded, so nothing
-//! drifts, however odd the rate.
+//! units a token, both divided by what they have in common. A bucket is one number: the time at which
+//! it will be full again, in those units (GCRA's theoretical arrival time). Nothing is ever rounded, so
+//! nothing drifts, however odd the rate.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -22,23 +23,19 @@ fn to_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The longest a request may be held back for its token. From Traefik, where slow rates would
-/// otherwise hold requests for half of a long period.
-const MAX_DELAY: Duration = Duration::from_millis(500);
+/// The longest a request may be held back for its token, unless the operator says otherwise. From
+/// Traefik, where slow rates would otherwise hold requests for half of a long period.
+pub const MAX_DELAY: Duration = Duration::from_millis(500);
 
-/// What a limiter says about one request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
-    /// There was a token.
-    Admit,
-    /// The token was taken in advance: hold the request this long.
-    AdmitAfter(Duration),
-    /// There is none, and none was taken.
-    Refuse {
-        /// Until there is one, if nobody else takes it; `None` if there never will be enough.
-        retry_after: Option<Duration>,
-    },
-}
+/// Units a nanosecond at most. 281 tera-requests a period are more than any machine sends, and above it the
+/// rate is rounded up, so that a time in units fits 112 bits.
+const MAX_PER_NANO: u64 = 1 << 48;
+
+/// Units of a full bucket at most, so that with the time they fit [`FULL_AT_BITS`].
+const MAX_SIZE: u128 = 1 << 118;
+
+/// Bits that the state of a bucket takes.
+pub(super) const FULL_AT_BITS: u32 = 120;
 
 /// How many requests in how much time, and how many at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,6 +48,8 @@ pub struct Quota {
     size: u128,
     /// Units that a request may lack and still be admitted after a delay.
     slack: u128,
+    average: NonZeroU64,
+    period: Nanos,
 }
 
 impl Quota {
@@ -59,16 +58,16 @@ impl Quota {
     /// A period of zero counts as one nanosecond, one beyond 292 years as 292 years. A request that
     /// lacks at most half a token, and at most 500 ms of time, is delayed rather than refused.
     pub fn new(average: NonZeroU64, period: Duration, burst: NonZeroU64) -> Self {
-        let (average, period) = (average.get(), to_nanos(period).clamp(1, i64::MAX as u64));
-        let common = gcd(average, period);
-        let (per_nano, token) = (average / common, period / common);
-        let half = u128::from(token / 2);
-        Self {
-            per_nano,
-            token,
-            size: u128::from(token) * u128::from(burst.get()),
-            slack: half.min(MAX_DELAY.as_nanos() * u128::from(per_nano)),
+        let period = to_nanos(period).clamp(1, i64::MAX as u64);
+        let common = gcd(average.get(), period);
+        let (mut per_nano, mut token) = (average.get() / common, period / common);
+        while per_nano > MAX_PER_NANO {
+            (per_nano, token) = (per_nano / 2, (token / 2).max(1));
         }
+        let burst = u128::from(burst.get()).min(MAX_SIZE / u128::from(token));
+        let quota = Self { per_nano, token, size: u128::from(token) * burst, slack: 0, average, period };
+        let half = u128::from(token / 2);
+        Self { slack: half.min(MAX_DELAY.as_nanos() * u128::from(per_nano)), ..quota }
     }
 
     /// The same without delays: what has no token is refused.
@@ -77,9 +76,160 @@ impl Quota {
         Self { slack: 0, ..self }
     }
 
+    /// The same, but a request is held back as long as this for its tokens rather than refused, in a
+    /// queue of one kind with those before it.
+    #[must_use]
+    pub fn delayed_by(self, most: Duration) -> Self {
+        let units = u128::from(to_nanos(most)) * u128::from(self.per_nano);
+        Self { slack: units.min(MAX_SIZE), ..self }
+    }
+
+    /// The same, but up to `requests` wait for their tokens, none longer than `most`.
+    #[must_use]
+    pub fn queueing(self, most: Duration, requests: u64) -> Self {
+        let delayed = self.delayed_by(most);
+        let queue = u128::from(requests).saturating_mul(u128::from(self.token));
+        Self { slack: delayed.slack.min(queue), ..delayed }
+    }
+
+    /// Requests a period.
+    pub fn average(&self) -> u64 {
+        self.average.get()
+    }
+
+    /// The period in nanoseconds.
+    pub fn period(&self) -> Nanos {
+        self.period
+    }
+
     /// Most tokens a bucket holds.
     pub fn burst(&self) -> u64 {
         u64::try_from(self.size / u128::from(self.token)).unwrap_or(u64::MAX)
+    }
+
+    /// The longest a request is held back rather than refused.
+    pub fn max_delay(&self) -> Nanos {
+        self.refill_time(self.slack)
+    }
+
+    /// Until an empty bucket is full.
+    pub fn full_after(&self) -> Nanos {
+        self.refill_time(self.size)
+    }
+
+    /// Units a nanosecond, units a token: all that another implementation needs to count exactly the same.
+    pub fn units(&self) -> (u64, u64) {
+        (self.per_nano, self.token)
+    }
+
+    /// Looks whether `tokens` are in a bucket that will be full at `full_at`. Takes nothing.
+    ///
+    /// An earlier `now` than before refills nothing. `tokens` that no bucket holds lack for ever.
+    pub(super) fn take(&self, full_at: u128, tokens: u64, now: Nanos) -> Take {
+        let now = self.at(now);
+        let cost = u128::from(tokens).saturating_mul(u128::from(self.token));
+        let before = full_at.saturating_sub(now);
+        if cost > self.size {
+            return Take { full_at, lacking: u128::MAX, spent: before };
+        }
+        let spent = before + cost;
+        Take { full_at: now + spent, lacking: spent.saturating_sub(self.size), spent }
+    }
+
+    /// Units that a request may lack.
+    pub(super) fn slack(&self) -> u128 {
+        self.slack
+    }
+
+    /// Whether a request that lacks so much may go on after a delay.
+    pub(super) fn bears(&self, lacking: u128) -> bool {
+        lacking <= self.slack
+    }
+
+    /// Tokens left when so many units are spent.
+    pub(super) fn left(&self, spent: u128) -> u64 {
+        u64::try_from(divide(self.size.saturating_sub(spent), self.token)).unwrap_or(u64::MAX)
+    }
+
+    /// Units spent at `now`.
+    pub(super) fn spent(&self, full_at: u128, now: Nanos) -> u128 {
+        full_at.saturating_sub(self.at(now))
+    }
+
+    /// When nothing is left to be remembered, in nanoseconds.
+    pub(super) fn forgets_at(&self, full_at: u128) -> Nanos {
+        self.refill_time(full_at)
+    }
+
+    /// The state of a bucket with so many units spent at `now`.
+    pub(super) fn state(&self, spent: u128, now: Nanos) -> u128 {
+        self.at(now) + spent
+    }
+
+    /// The state of a bucket that is empty at `now`.
+    pub(super) fn empty(&self, now: Nanos) -> u128 {
+        self.state(self.size, now)
+    }
+
+    /// The state under this quota of a bucket that was kept under another one: the tokens that are spent stay
+    /// spent, up to the new size.
+    pub(super) fn convert(&self, full_at: u128, from: &Self, now: Nanos) -> u128 {
+        if (self.per_nano, self.token) == (from.per_nano, from.token) {
+            // The same units: only the size differs, and what does not fit into it is forgiven.
+            let most = self.at(now) + self.size + self.slack;
+            return full_at.min(most);
+        }
+        let spent = from.spent(full_at, now);
+        let (old, new) = (u128::from(from.token), u128::from(self.token));
+        let (whole, part) = (spent / old, spent % old);
+        // Each factor of the second product is below 2^64.
+        let spent = whole.saturating_mul(new).saturating_add((part * new).div_ceil(old));
+        self.state(spent.min(self.size + self.slack), now)
+    }
+
+    /// The state of a newcomer that takes over what another has spent, but has still `tokens` left.
+    pub(super) fn inherit(&self, full_at: u128, from: &Self, tokens: u64, now: Nanos) -> u128 {
+        let spent = self.spent(self.convert(full_at, from, now), now);
+        let left = u128::from(tokens).saturating_mul(u128::from(self.token));
+        self.state(spent.min(self.size.saturating_sub(left)), now)
+    }
+
+    /// Gives back what of `tokens` is not refilled yet: those that made the bucket full no sooner than `until`.
+    ///
+    /// What time has brought back meanwhile is not given twice, so that the bucket is never better off
+    /// than if they had not been taken.
+    pub(super) fn give_back(&self, full_at: u128, tokens: u64, until: u128, now: Nanos) -> u128 {
+        let cost = u128::from(tokens).saturating_mul(u128::from(self.token));
+        full_at.saturating_sub(until.saturating_sub(self.at(now)).min(cost))
+    }
+
+    /// Nanoseconds that bring so many units, rounded up.
+    pub(super) fn refill_time(&self, units: u128) -> Nanos {
+        let up = u128::from(self.per_nano - 1);
+        u64::try_from(divide(units.saturating_add(up), self.per_nano)).unwrap_or(u64::MAX)
+    }
+
+    fn at(&self, now: Nanos) -> u128 {
+        u128::from(now) * u128::from(self.per_nano)
+    }
+}
+
+/// What taking tokens from a bucket would do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Take {
+    /// When the bucket would be full again.
+    pub(super) full_at: u128,
+    /// Units that are missing.
+    pub(super) lacking: u128,
+    /// Units that would be spent; for what never fits, those that are.
+    pub(super) spent: u128,
+}
+
+/// Mostly the number fits a register, and then the division costs a tenth.
+fn divide(number: u128, by: u64) -> u128 {
+    match u64::try_from(number) {
+        Ok(number) => u128::from(number / by),
+        Err(_) => number / u128::from(by),
     }
 }
 
@@ -90,320 +240,5 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// What one key has spent. It knows the size of its tokens, so it can be read under another quota.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Bucket {
-    /// Units spent and not yet refilled, at `at`.
-    spent: u128,
-    /// When that was.
-    at: Nanos,
-    /// Units of one token when that was counted.
-    token: u64,
-}
-
-impl Bucket {
-    /// A full bucket.
-    pub fn full(quota: &Quota, now: Nanos) -> Self {
-        Self { spent: 0, at: now, token: quota.token }
-    }
-
-    /// A bucket that has spent what `other` has, but has still `tokens` left.
-    pub(super) fn inherit(quota: &Quota, other: &Self, tokens: u64, now: Nanos) -> Self {
-        let left = u128::from(tokens) * u128::from(quota.token);
-        let spent = other.spent_at(quota, now.max(other.at)).min(quota.size.saturating_sub(left));
-        Self { spent, at: now.max(other.at), token: quota.token }
-    }
-
-    /// Takes `tokens` if they are there, or nearly.
-    ///
-    /// An earlier `now` than at the last call refills nothing. Under another quota than before, the
-    /// tokens already spent stay spent, up to the new size, and the time since the last request
-    /// refills at the new rate. A refusal changes nothing. Cost: a few dozen instructions.
-    pub fn take(&mut self, quota: &Quota, tokens: u64, now: Nanos) -> Verdict {
-        let cost = u128::from(tokens) * u128::from(quota.token);
-        if cost > quota.size {
-            return Verdict::Refuse { retry_after: None };
-        }
-        let at = now.max(self.at);
-        let spent = self.spent_at(quota, at) + cost;
-        let lacking = spent.saturating_sub(quota.size);
-        if lacking > quota.slack {
-            let wait = refill_time(lacking, quota).saturating_add(at - now);
-            return Verdict::Refuse { retry_after: Some(Duration::from_nanos(wait)) };
-        }
-        *self = Self { spent, at, token: quota.token };
-        if lacking == 0 {
-            Verdict::Admit
-        } else {
-            Verdict::AdmitAfter(Duration::from_nanos(refill_time(lacking, quota).saturating_add(at - now)))
-        }
-    }
-
-    /// When nothing is left to be remembered.
-    pub fn full_at(&self, quota: &Quota) -> Nanos {
-        self.at.saturating_add(refill_time(self.spent_at(quota, self.at), quota))
-    }
-
-    /// Units of `quota` still spent at `at`, which must not be before `self.at`.
-    fn spent_at(&self, quota: &Quota, at: Nanos) -> u128 {
-        let spent = if self.token == quota.token { self.spent } else { self.converted(quota) };
-        // A smaller bucket than before: what does not fit into it is forgiven.
-        let spent = spent.min(quota.size + quota.slack);
-        spent.saturating_sub(u128::from(at - self.at) * u128::from(quota.per_nano))
-    }
-
-    /// As many tokens in units of `quota`, rounded up.
-    fn converted(&self, quota: &Quota) -> u128 {
-        let (old, new) = (u128::from(self.token), u128::from(quota.token));
-        let (whole, part) = (self.spent / old, self.spent % old);
-        // Each factor is below 2^64, so neither product can overflow.
-        whole.saturating_mul(new).saturating_add((part * new).div_ceil(old))
-    }
-}
-
-/// Nanoseconds that bring so many units, rounded up.
-fn refill_time(units: u128, quota: &Quota) -> Nanos {
-    u64::try_from(units.div_ceil(u128::from(quota.per_nano))).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
-mod tests {
-    use governor::clock::FakeRelativeClock;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: Nanos = 1_000_000_000;
-
-    fn quota(average: u64, period: Duration, burst: u64) -> Quota {
-        let not_zero = |number| NonZeroU64::new(number).expect("not zero");
-        Quota::new(not_zero(average), period, not_zero(burst))
-    }
-
-    fn per_second(average: u64, burst: u64) -> Quota {
-        quota(average, Duration::from_secs(1), burst)
-    }
-
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    #[test]
-    fn a_bucket_starts_full_and_refills_to_its_size_only() {
-        let quota = per_second(10, 3);
-        let mut bucket = Bucket::full(&quota, 0);
-        for _ in 0..3 {
-            assert_eq!(bucket.take(&quota, 1, 0), Verdict::Admit);
-        }
-        assert_eq!(bucket.take(&quota, 1, 0), Verdict::Refuse { retry_after: Some(millis(100)) });
-        for _ in 0..3 {
-            assert_eq!(bucket.take(&quota, 1, 3_600 * SECOND), Verdict::Admit);
-        }
-        assert!(matches!(bucket.take(&quota, 1, 3_600 * SECOND), Verdict::Refuse { .. }));
-    }
-
-    #[test]
-    fn half_a_token_may_be_lacking_but_never_more_than_500_ms() {
-        let fast = per_second(100, 1);
-        let mut bucket = Bucket::full(&fast, 0);
-        assert_eq!(bucket.take(&fast, 1, 0), Verdict::Admit);
-        assert_eq!(
-            bucket.take(&fast, 1, 4_999_999),
-            Verdict::Refuse { retry_after: Some(Duration::from_nanos(5_000_001)) }
-        );
-        assert_eq!(bucket.take(&fast, 1, 5_000_000), Verdict::AdmitAfter(millis(5)));
-
-        let slow = quota(1, Duration::from_secs(60), 1);
-        let mut bucket = Bucket::full(&slow, 0);
-        assert_eq!(bucket.take(&slow, 1, 0), Verdict::Admit);
-        assert_eq!(bucket.take(&slow, 1, 59 * SECOND), Verdict::Refuse { retry_after: Some(millis(1_000)) });
-        assert_eq!(bucket.take(&slow, 1, 59 * SECOND + SECOND / 2), Verdict::AdmitAfter(millis(500)));
-    }
-
-    #[test]
-    fn a_refusal_costs_nothing() {
-        let quota = per_second(1, 1).without_delay();
-        let mut bucket = Bucket::full(&quota, 0);
-        assert_eq!(bucket.take(&quota, 1, 0), Verdict::Admit);
-        for now in 0..1_000 {
-            assert!(matches!(bucket.take(&quota, 1, now), Verdict::Refuse { .. }));
-        }
-        assert_eq!(bucket.take(&quota, 1, SECOND), Verdict::Admit);
-    }
-
-    #[test]
-    fn a_request_that_costs_more_than_the_bucket_holds_never_passes() {
-        let quota = per_second(10, 3);
-        let mut bucket = Bucket::full(&quota, 0);
-        assert_eq!(bucket.take(&quota, 4, 0), Verdict::Refuse { retry_after: None });
-        assert_eq!(bucket.take(&quota, 3, 0), Verdict::Admit);
-        assert_eq!(bucket.take(&quota, 2, 0), Verdict::Refuse { retry_after: Some(millis(200)) });
-    }
-
-    #[test]
-    fn an_odd_rate_does_not_drift() {
-        // A third of a second is no whole number of nanoseconds: rounded up it would refuse the
-        // second of these requests already, rounded down it would admit one early in the end.
-        let quota = per_second(3, 2).without_delay();
-        let mut bucket = Bucket::full(&quota, 0);
-        assert_eq!(bucket.take(&quota, 2, 0), Verdict::Admit);
-        for third in 1..200_000_u64 {
-            let due = (third * SECOND).div_ceil(3);
-            assert!(matches!(bucket.take(&quota, 1, due - 1), Verdict::Refuse { .. }), "{third}");
-            assert_eq!(bucket.take(&quota, 1, due), Verdict::Admit, "{third}");
-        }
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_refills_nothing() {
-        let quota = per_second(1, 1).without_delay();
-        let mut bucket = Bucket::full(&quota, 10 * SECOND);
-        assert_eq!(bucket.take(&quota, 1, 10 * SECOND), Verdict::Admit);
-        assert_eq!(bucket.take(&quota, 1, 5 * SECOND), Verdict::Refuse { retry_after: Some(millis(6_000)) });
-        assert_eq!(bucket.take(&quota, 1, 11 * SECOND), Verdict::Admit);
-    }
-
-    #[test]
-    fn spent_tokens_stay_spent_under_another_quota_up_to_its_size() {
-        let old = per_second(1, 10);
-        let mut bucket = Bucket::full(&old, 0);
-        for _ in 0..4 {
-            assert_eq!(bucket.take(&old, 1, 0), Verdict::Admit);
-        }
-        let admitted = |quota: &Quota, mut bucket: Bucket| {
-            (0..100).take_while(|_| bucket.take(quota, 1, 0) == Verdict::Admit).count()
-        };
-        assert_eq!(admitted(&old, bucket), 6);
-        assert_eq!(admitted(&quota(7, Duration::from_secs(60), 10), bucket), 6, "another rate");
-        assert_eq!(admitted(&per_second(1, 20), bucket), 16, "a larger bucket");
-        let smaller = per_second(1, 3).without_delay();
-        assert_eq!(admitted(&smaller, bucket), 0, "a smaller bucket is empty");
-        assert_eq!(bucket.take(&smaller, 1, SECOND), Verdict::Admit, "but owes no more than its size");
-    }
-
-    #[test]
-    fn a_bucket_is_full_when_it_says_so() {
-        let quota = per_second(3, 5);
-        let mut bucket = Bucket::full(&quota, 7);
-        assert_eq!(bucket.full_at(&quota), 7);
-        bucket.take(&quota, 2, 7);
-        let full_at = bucket.full_at(&quota);
-        assert_eq!(full_at, 7 + (2 * SECOND).div_ceil(3));
-        assert_eq!(bucket.take(&quota, 5, full_at), Verdict::Admit);
-    }
-
-    /// Numbers around those people write, with and without common factors.
-    fn quotas() -> impl Strategy<Value = (u64, u64, u64)> {
-        let average = prop_oneof![1..20_u64, 1..5_000_000_u64];
-        let period = prop_oneof![Just(SECOND), Just(60 * SECOND), 1..100_000_u64, 1..86_400 * SECOND];
-        (average, period, 1..20_u64)
-    }
-
-    /// Gaps between requests, in hundredths of what one token takes.
-    fn gaps() -> impl Strategy<Value = Vec<u64>> {
-        let gap = prop_oneof![3 => Just(0), 3 => 0..100_u64, 2 => 0..300_u64, 1 => 0..5_000_u64];
-        prop::collection::vec(gap, 1..120)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// The model knows only what was admitted and when, and counts it anew for each request: what
-        /// is owed is the worst over all stretches that end now.
-        #[test]
-        fn verdicts_are_those_of_a_model_that_counts_every_window(
-            (average, period, burst) in quotas(), gaps in gaps(),
-        ) {
-            let quota = quota(average, Duration::from_nanos(period), burst);
-            let (a, p) = (i128::from(average), i128::from(period));
-            let mut bucket = Bucket::full(&quota, 0);
-            let (mut now, mut admitted) = (0_u64, Vec::<Nanos>::new());
-            let mut released = Vec::new();
-            for gap in gaps {
-                now += u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average)))
-                    .expect("short");
-                let owed = admitted.iter().rev().zip(1..).map(|(at, count)| count * p - a * i128::from(now - at));
-                let lacking = owed.max().unwrap_or(0).max(0) + p - i128::from(burst) * p;
-                // Half a token, or what 500 ms bring; both doubled, to stay whole.
-                let slack = p.min(a * i128::from(SECOND));
-                match bucket.take(&quota, 1, now) {
-                    Verdict::Admit => {
-                        prop_assert!(lacking <= 0, "admitted too early at {now}");
-                        released.push(now);
-                        admitted.push(now);
-                    }
-                    Verdict::AdmitAfter(delay) => {
-                        prop_assert!(lacking > 0 && 2 * lacking <= slack, "delayed wrongly at {now}");
-                        let delay = i128::try_from(delay.as_nanos()).expect("short");
-                        prop_assert!(delay * a >= lacking && (delay - 1) * a < lacking, "a wrong delay at {now}");
-                        released.push(now + u64::try_from(delay).expect("short"));
-                        admitted.push(now);
-                    }
-                    Verdict::Refuse { retry_after } => {
-                        prop_assert!(2 * lacking > slack, "refused below the limit at {now}");
-                        let wait = i128::try_from(retry_after.expect("one token fits").as_nanos()).expect("short");
-                        prop_assert!(wait * a >= lacking && (wait - 1) * a < lacking, "a wrong wait at {now}");
-                    }
-                }
-            }
-            for (first, start) in released.iter().enumerate() {
-                for (last, end) in released.iter().enumerate().skip(first) {
-                    let count = i128::try_from(last - first + 1).expect("few");
-                    // A delay is rounded up to a whole nanosecond, so the next one may seem that much early.
-                    let most = i128::from(burst) * p + a * (i128::from(end - start) + 1);
-                    prop_assert!(count * p <= most, "{count} requests between {start} and {end}");
-                }
-            }
-        }
-
-        #[test]
-        fn verdicts_without_delay_are_governors(
-            nanos in 1..10_000_000_u64, burst in 1..50_u32, gaps in gaps(),
-        ) {
-            let burst_not_zero = std::num::NonZeroU32::new(burst).expect("from 1");
-            let clock = FakeRelativeClock::default();
-            let oracle = governor::RateLimiter::direct_with_clock(
-                governor::Quota::with_period(Duration::from_nanos(nanos)).expect("not zero").allow_burst(burst_not_zero),
-                clock.clone(),
-            );
-            let quota = quota(1, Duration::from_nanos(nanos), u64::from(burst)).without_delay();
-            let mut bucket = Bucket::full(&quota, 0);
-            let mut now = 0;
-            for gap in gaps {
-                let gap = nanos * gap / 100;
-                now += gap;
-                clock.advance(Duration::from_nanos(gap));
-                let verdict = bucket.take(&quota, 1, now);
-                prop_assert_eq!(verdict == Verdict::Admit, oracle.check().is_ok(), "at {}", now);
-            }
-        }
-
-        #[test]
-        fn a_reload_in_the_middle_never_gives_more_than_the_larger_limits(
-            (a1, p1, b1) in quotas(), (a2, p2, b2) in quotas(), gaps in gaps(), change in 0..120_usize,
-        ) {
-            let quotas = [
-                quota(a1, Duration::from_nanos(p1), b1).without_delay(),
-                quota(a2, Duration::from_nanos(p2), b2).without_delay(),
-            ];
-            let mut bucket = Bucket::full(&quotas[0], 0);
-            let (mut now, mut admitted) = (0_u64, Vec::new());
-            for (index, gap) in gaps.into_iter().enumerate() {
-                now += u64::try_from(u128::from(p1) * u128::from(gap) / (100 * u128::from(a1))).expect("short");
-                if bucket.take(&quotas[usize::from(index >= change)], 1, now) == Verdict::Admit {
-                    admitted.push(now);
-                }
-            }
-            // Within each limit, and all of it within the larger bucket at the faster rate.
-            let burst = i128::from(b1.max(b2));
-            let (a, p) = if u128::from(a1) * u128::from(p2) > u128::from(a2) * u128::from(p1) { (a1, p1) } else { (a2, p2) };
-            for (first, start) in admitted.iter().enumerate() {
-                for (last, end) in admitted.iter().enumerate().skip(first) {
-                    let count = i128::try_from(last - first + 1).expect("few");
-                    let most = burst * i128::from(p) + i128::from(a) * i128::from(end - start);
-                    prop_assert!(count * i128::from(p) <= most, "{} requests between {} and {}", count, start, end);
-                }
-            }
-        }
-    }
-}
+mod tests;

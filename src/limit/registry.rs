@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::in_flight::InFlight;
-use super::store::Store;
+use super::local::{Bound, Store};
+use super::redis::Registry;
 
 /// What a store belongs to: the middleware, and the router when each has its own.
 pub type StoreName = Arc<str>;
@@ -18,6 +19,8 @@ pub type StoreName = Arc<str>;
 pub struct Stores {
     used: Table,
     offered: Table,
+    /// What limits use of Redis.
+    pub redis: Registry,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,24 +39,26 @@ impl Stores {
     /// No stores yet, but those of `previous` are carried over when they are asked for by name.
     #[must_use]
     pub fn after(previous: &Self) -> Self {
-        Self { used: Table::default(), offered: previous.used.clone() }
+        let redis = Registry::after(&previous.redis);
+        Self { used: Table::default(), offered: previous.used.clone(), redis }
     }
 
     /// Lets go of what was not asked for. To be called once everything is compiled, so that a
     /// removed limit frees its memory with the snapshot it belonged to.
     #[must_use]
     pub fn settle(self) -> Self {
-        Self { used: self.used, offered: Table::default() }
+        Self { used: self.used, offered: Table::default(), redis: self.redis.settle() }
     }
 
-    /// The buckets of this name: those in use under it, else the previous snapshot's, else none yet.
-    pub fn rate(&mut self, name: &str) -> Arc<Store> {
-        pick(&mut self.used.rate, &self.offered.rate, name)
+    /// The buckets of this name: those in use under it, else the previous snapshot's, else none yet, in a
+    /// store with as many shards as suit `bound`.
+    pub fn rate(&mut self, name: &str, bound: Bound) -> Arc<Store> {
+        pick(&mut self.used.rate, &self.offered.rate, name, || Store::new(bound))
     }
 
     /// The counts of this name, likewise.
     pub fn in_flight(&mut self, name: &str) -> Arc<InFlight> {
-        pick(&mut self.used.in_flight, &self.offered.in_flight, name)
+        pick(&mut self.used.in_flight, &self.offered.in_flight, name, InFlight::new)
     }
 
     /// What another feature keeps under this name: in use, else of the previous snapshot, else made anew. A name
@@ -82,15 +87,16 @@ impl Stores {
     }
 }
 
-fn pick<T: Default>(
+fn pick<T>(
     used: &mut BTreeMap<StoreName, Arc<T>>,
     offered: &BTreeMap<StoreName, Arc<T>>,
     name: &str,
+    new: impl FnOnce() -> T,
 ) -> Arc<T> {
     if let Some(found) = used.get(name) {
         return Arc::clone(found);
     }
-    let store = offered.get(name).cloned().unwrap_or_default();
+    let store = offered.get(name).cloned().unwrap_or_else(|| Arc::new(new()));
     used.insert(name.into(), Arc::clone(&store));
     store
 }
@@ -98,18 +104,23 @@ fn pick<T: Default>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::DEFAULT_MAX_KEYS;
+
+    fn bound() -> Bound {
+        Bound::buckets(DEFAULT_MAX_KEYS)
+    }
 
     #[test]
     fn a_store_passes_to_the_next_snapshot_by_its_name() {
         let mut first = Stores::new();
-        let kept = first.rate("rateLimit/a/r");
-        let dropped = first.rate("rateLimit/b/r");
+        let kept = first.rate("rateLimit/a/r", bound());
+        let dropped = first.rate("rateLimit/b/r", bound());
         let flights = first.in_flight("inFlightReq/a/r");
 
         let mut second = Stores::after(&first);
-        assert!(Arc::ptr_eq(&kept, &second.rate("rateLimit/a/r")));
+        assert!(Arc::ptr_eq(&kept, &second.rate("rateLimit/a/r", bound())));
         assert!(Arc::ptr_eq(&flights, &second.in_flight("inFlightReq/a/r")));
-        assert!(!Arc::ptr_eq(&kept, &second.rate("rateLimit/new/r")));
+        assert!(!Arc::ptr_eq(&kept, &second.rate("rateLimit/new/r", bound())));
         let second = second.settle();
         drop(first);
         assert_eq!(Arc::strong_count(&dropped), 1, "nobody asked for it");
@@ -130,10 +141,10 @@ mod tests {
     #[test]
     fn a_refused_document_leaves_the_running_stores_alone() {
         let mut running = Stores::new();
-        let store = running.rate("rateLimit/a/r");
+        let store = running.rate("rateLimit/a/r", bound());
         let mut refused = Stores::after(&running);
-        refused.rate("rateLimit/a/r");
-        refused.rate("rateLimit/b/r");
+        refused.rate("rateLimit/a/r", bound());
+        refused.rate("rateLimit/b/r", bound());
         drop(refused);
         assert_eq!(running.rates().count(), 1);
         assert_eq!(Arc::strong_count(&store), 2);

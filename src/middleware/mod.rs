@@ -28,19 +28,23 @@ mod headers;
 mod in_flight_req;
 mod ip_allow_list;
 mod rate_limit;
+mod redirect_scheme;
+mod redis;
 mod retry;
 mod source;
 mod strip_prefix;
 #[cfg(test)]
 mod testing;
 
+pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
 pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBreakerConfig, Passed, Phase};
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
-pub use rate_limit::{BucketScope, RateLimit, RateLimitConfig};
+pub use rate_limit::{Admission, BucketScope, LimitNote, Question, RateLimit, RateLimitConfig};
+pub use redirect_scheme::{Lasts, RedirectScheme, RedirectSchemeConfig};
 pub use retry::{Retry, RetryConfig};
 pub use source::{IpStrategyConfig, Source, SourceCriterionConfig, compile_ranges};
 pub use strip_prefix::{StripPrefix, StripPrefixConfig};
@@ -62,9 +66,11 @@ pub enum MiddlewareConfig {
     /// Sets and removes header fields, answers CORS preflights, adds security fields.
     Headers(Box<HeadersConfig>),
     /// So many requests in so much time.
-    RateLimit(RateLimitConfig),
+    RateLimit(Box<RateLimitConfig>),
     /// So many requests at once.
     InFlightReq(InFlightReqConfig),
+    /// Sends a request to the same address with another scheme.
+    RedirectScheme(RedirectSchemeConfig),
     /// Sends a request again when it failed.
     Retry(RetryConfig),
     /// Refuses requests for a while when too many of them went wrong.
@@ -81,8 +87,6 @@ pub enum MiddlewareConfig {
     Errors(NotYet),
     /// Not supported yet.
     RedirectRegex(NotYet),
-    /// Not supported yet.
-    RedirectScheme(NotYet),
     /// Not supported yet.
     BasicAuth(NotYet),
     /// Not supported yet.
@@ -193,6 +197,9 @@ impl MiddlewareConfig {
             Self::CircuitBreaker(config) => {
                 config.compile(name, at, cx).map(|link| Link::Around(Around::CircuitBreaker(Arc::new(link))))
             }
+            Self::RedirectScheme(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::RedirectScheme(link)))
+            }
             Self::Chain(_) => None,
             Self::StripPrefixRegex(_)
             | Self::ReplacePath(_)
@@ -200,7 +207,6 @@ impl MiddlewareConfig {
             | Self::EncodedCharacters(_)
             | Self::Errors(_)
             | Self::RedirectRegex(_)
-            | Self::RedirectScheme(_)
             | Self::BasicAuth(_)
             | Self::DigestAuth(_)
             | Self::ForwardAuth(_)
@@ -254,6 +260,8 @@ pub enum Edit {
     InFlightReq(Box<InFlightReq>),
     /// `rateLimit`.
     RateLimit(Box<RateLimit>),
+    /// `redirectScheme`.
+    RedirectScheme(RedirectScheme),
 }
 
 impl Edit {
@@ -269,6 +277,7 @@ impl Edit {
             Self::IpAllowList(link) => link.on_request(context, head),
             Self::InFlightReq(link) => link.on_request(context, head),
             Self::RateLimit(link) => link.on_request(context, head),
+            Self::RedirectScheme(link) => Ok(link.on_request(context, head)),
         }
     }
 
@@ -278,11 +287,12 @@ impl Edit {
     pub fn on_response(&self, context: &LinkContext, head: &mut ResponseHead) {
         match self {
             Self::Headers(link) => link.on_response(context, head),
+            Self::RateLimit(link) => link.on_response(context, head),
             Self::StripPrefix(_)
             | Self::AddPrefix(_)
             | Self::IpAllowList(_)
             | Self::InFlightReq(_)
-            | Self::RateLimit(_) => {}
+            | Self::RedirectScheme(_) => {}
         }
     }
 }
@@ -322,6 +332,8 @@ pub struct LinkContext {
     pub drop_forwarded_for: bool,
     /// What `inFlightReq` counts, until the exchange is over and this is dropped.
     pub held: SmallVec<[InFlightGuard; 1]>,
+    /// What `rateLimit` keeps until the answer is there; only where it needs to.
+    pub limits: Vec<LimitNote>,
     /// Which `headers` links, by their number in the chain, saw a request that was secure by their
     /// own `sslProxyHeaders`.
     pub(crate) secure_for: u64,
@@ -337,6 +349,7 @@ impl LinkContext {
             origin: None,
             drop_forwarded_for: false,
             held: SmallVec::new(),
+            limits: Vec::new(),
             secure_for: 0,
         }
     }

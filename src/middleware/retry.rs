@@ -59,7 +59,8 @@ pub enum StatusText {
 }
 
 impl StatusText {
-    fn parse(&self) -> Option<(u16, u16)> {
+    /// The range, both ends included.
+    pub fn parse(&self) -> Option<(u16, u16)> {
         let code = |text: &str| {
             let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
             digits.then(|| text.parse::<u16>().ok()).flatten().filter(|code| (100..=599).contains(code))

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::http::client_ip::{Found, IpSet, IpStrategy, parse_range};
 use crate::http::head::RequestHead;
-use crate::limit::{LimitKey, Part};
+use crate::limit::{KeyBytes, LimitKey, Part};
 
 use super::LinkContext;
 
@@ -129,22 +129,28 @@ pub enum Source {
 impl Source {
     /// The key of a request. Cost: no allocation, but for a host in capitals.
     pub fn key(&self, context: &LinkContext, head: &RequestHead) -> LimitKey {
+        let mut key = KeyBytes::new();
+        self.add(context, head, &mut key);
+        LimitKey::of_bytes(&key)
+    }
+
+    /// Adds it to a key of several parts.
+    pub fn add(&self, context: &LinkContext, head: &RequestHead, key: &mut KeyBytes) {
         match self {
             Self::Client(strategy) => match strategy.find(context.client.ip(), &head.headers) {
-                Found::Addr(addr) => LimitKey::of(&[Part::Addr(addr)]),
-                Found::Text(text) => LimitKey::of(&[Part::Bytes(text.as_bytes())]),
-                Found::Nothing => LimitKey::of(&[Part::Bytes(b"")]),
+                Found::Addr(addr) => key.push(Part::Addr(addr)),
+                Found::Text(text) => key.push(Part::Bytes(text.as_bytes())),
+                Found::Nothing => key.push(Part::Bytes(b"")),
             },
             Self::Header(name) => {
-                let value = head.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
-                LimitKey::of(&[Part::Bytes(value)])
+                key.push(Part::Bytes(head.headers.get(name).map_or(&b""[..], |value| value.as_bytes())));
             }
             Self::Host => {
                 let host = head.authority.as_str();
                 if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                    LimitKey::of(&[Part::Bytes(host.to_ascii_lowercase().as_bytes())])
+                    key.push(Part::Bytes(host.to_ascii_lowercase().as_bytes()));
                 } else {
-                    LimitKey::of(&[Part::Bytes(host.as_bytes())])
+                    key.push(Part::Bytes(host.as_bytes()));
                 }
             }
         }

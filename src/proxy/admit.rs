@@ -44,6 +44,16 @@ pub enum Place {
     Limited(Admitted),
 }
 
+impl Place {
+    /// Whose it is.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match self {
+            Self::Free(in_flight) => Some(in_flight.endpoint()),
+            Self::Limited(admitted) => admitted.endpoint(),
+        }
+    }
+}
+
 /// Picks an endpoint and takes a place there; waits for one where the service has a queue. `fresh` asks for a
 /// connection that was not used before.
 ///
@@ -185,5 +195,5 @@ fn has_idle(
 ) -> bool {
     let transport = &balanced.transport;
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    exchange.core.pools.of(endpoint, service.label, limits).has_idle()
+    exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref()).has_idle()
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::admit::Place;
 use super::core::Core;
+use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::Endpoint;
@@ -23,6 +24,7 @@ use crate::middleware::LinkContext;
 use crate::snapshot::{EntryPoint, Route, Service};
 use crate::telemetry::access_log::{AccessLog, AccessRecord, End, OriginPart};
 use crate::telemetry::metrics::{ExchangeKey, MethodLabel, Protocol, Series, TimeoutKind};
+use crate::tls::session::TlsSession;
 
 /// What the path of one request reads and leaves behind.
 pub struct Exchange<'a> {
@@ -34,6 +36,8 @@ pub struct Exchange<'a> {
     pub conn: &'a ServerConn,
     /// Who sent it.
     pub peer: &'a Peer,
+    /// What its connection agreed on, if it is TLS.
+    pub tls: Option<&'a TlsSession>,
     /// Whom it is for, as it came.
     pub authority: &'a Checked,
     /// For its waits.
@@ -72,6 +76,8 @@ pub struct Exchange<'a> {
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// The limit that refused it.
+    pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
 }
@@ -87,6 +93,9 @@ impl Exchange<'_> {
         note_failure(self.core, error);
         self.closes |= error.closes();
         self.failure = Some(End::from(error));
+        if let ProxyError::RateLimited(limited) = error {
+            self.limit = Some(limited.name());
+        }
     }
 }
 
@@ -138,7 +147,7 @@ pub struct Ending {
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    _in_flight: Option<Place>,
+    in_flight: Option<Place>,
     _links: LinkContext,
 }
 
@@ -192,7 +201,7 @@ impl Ending {
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
-            _in_flight: exchange.in_flight,
+            in_flight: exchange.in_flight,
             _links: exchange.links,
         }
     }
@@ -222,7 +231,7 @@ impl Ending {
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
-            _in_flight: None,
+            in_flight: None,
             _links: LinkContext::new(peer.addr, peer.tls, started),
         }
     }
@@ -230,6 +239,13 @@ impl Ending {
     /// What it is that has come with `deadline`.
     pub fn overdue(&self) -> ProxyError {
         overdue(self.deadline, self.client_deadline)
+    }
+
+    /// The pod's answer broke off or stood still.
+    pub fn broke_off(&self) {
+        if let Some(endpoint) = self.in_flight.as_ref().and_then(Place::endpoint) {
+            outcome::broke_off(endpoint);
+        }
     }
 
     /// The exchange is over: it is counted and logged.
@@ -297,6 +313,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         query: None,
         version: http::Version::HTTP_11,
         scheme: if peer.tls { "https" } else { "http" },
+        tls: None,
         request_bytes: 0,
         origin: None,
         status: 0,
@@ -304,6 +321,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         attempts: 0,
         tried: SmallVec::new(),
         end: End::Completed,
+        limit: None,
         generation,
         request_fields: SmallVec::new(),
         origin_fields: SmallVec::new(),
@@ -338,6 +356,7 @@ fn record(
         query: head.query,
         version: head.version,
         scheme: if exchange.peer.tls { "https" } else { "http" },
+        tls: exchange.tls.map(|session| Arc::clone(&session.logged)),
         request_bytes: 0,
         origin: None,
         status: response.status.as_u16(),
@@ -345,6 +364,7 @@ fn record(
         attempts: exchange.attempts,
         tried: exchange.tried.iter().map(|endpoint| endpoint.text()).collect(),
         end: End::Completed,
+        limit: exchange.limit.clone(),
         generation,
         request_fields: log.pick(&head.headers),
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },

@@ -15,11 +15,15 @@ use super::admit::{self, Admission, Place};
 use super::core::Suspicion;
 use super::exchange::{Exchange, timeout_kind};
 use super::hedge;
+use super::outcome::{Attempt, Outcome};
+use super::pace;
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
 use crate::common::timer::{Slot, deadline};
+use crate::endpoint::outlier::Passive;
+use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
@@ -28,7 +32,7 @@ use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::{self, PoolLimits};
+use crate::upstream::PoolLimits;
 
 /// Answers a request from a service.
 ///
@@ -65,10 +69,17 @@ pub async fn forward<'a>(
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
+        if let Some(outbound) = &balanced.outbound {
+            // Its future would make that of every exchange larger.
+            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+        }
         let admission = admit::admit(exchange, exchange.slot, service, balanced, fresh_only).await?;
+        if let Some(outbound) = &balanced.outbound {
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &admission.endpoint)).await?;
+        }
         exchange.tried.push(Arc::clone(&admission.endpoint));
         let outcome = match &balanced.hedge {
-            Some(hedge) if limit > 1 && !fresh_only && may_hedge(exchange, &head, &body) => {
+            Some(hedge) if limit > 1 && !fresh_only && may_hedge(exchange, balanced, &head, &body) => {
                 // A rare thing whose future would make that of every exchange larger.
                 Box::pin(hedge::run(exchange, service, balanced, hedge, admission, &mut head, &plain)).await
             }
@@ -84,6 +95,9 @@ pub async fn forward<'a>(
                 let mut response = answered.take_over(exchange);
                 if let Some(field) = &balanced.attempts_header {
                     response.head.headers.insert(field, exchange.attempts.into());
+                }
+                if let (Some(outbound), Some(endpoint)) = (&balanced.outbound, exchange.tried.last()) {
+                    pace::learn(exchange, service, outbound, endpoint, &response.head);
                 }
                 memory::keep_fields(std::mem::take(&mut head.headers));
                 return Ok(response);
@@ -114,6 +128,7 @@ pub async fn forward<'a>(
             let reason = match &failure.error {
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
+                ProxyError::UpstreamTls { .. } => RetryReason::Tls,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
@@ -138,9 +153,11 @@ pub async fn forward<'a>(
 }
 
 /// Whether a second try beside the first can do no harm.
-fn may_hedge(exchange: &Exchange<'_>, head: &RequestHead, body: &Body) -> bool {
+fn may_hedge(exchange: &Exchange<'_>, balanced: &Balanced, head: &RequestHead, body: &Body) -> bool {
     exchange.attempts == 1
         && exchange.upgrade.is_none()
+        // A second try would have to wait for its turn, too.
+        && balanced.outbound.is_none()
         && matches!(body, Body::Empty)
         && is_idempotent(&head.method)
 }
@@ -218,6 +235,12 @@ pub fn pick(
     avoid.extend(exchange.tried.iter().map(|endpoint| endpoint.id()));
     let tried = avoid.len();
     exchange.core.add_suspects(&mut avoid);
+    if set.on_trial() > 0 {
+        // After an ejection one request at a time shows whether it is well again.
+        let waits =
+            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
+        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
+    }
     if !balance::leaves_one(&set, &avoid) {
         // Rather one that is suspected than one that has failed this very request.
         avoid.truncate(tried);
@@ -232,6 +255,12 @@ pub fn pick(
     match picked {
         Some(endpoint) => {
             exchange.core.try_out(endpoint.id());
+            if set.on_trial() > 0
+                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
+            {
+                // Another core may have been faster; then there are two.
+                endpoint.tally().take_trial();
+            }
             Ok(Some(Arc::clone(endpoint)))
         }
         None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
@@ -293,6 +322,7 @@ pub(super) async fn attempt(
         0 => Millis::MAX,
         limit => clock::now().saturating_add(limit),
     };
+    let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
         None => plain.path.clone(),
@@ -303,7 +333,7 @@ pub(super) async fn attempt(
         endpoint.url().authority().clone()
     };
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    let pool = core.pools.of(endpoint, service.label, limits);
+    let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
     // What cannot be sent again deserves a look at the socket itself.
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
     let pooled = if fresh_only { None } else { pool.take(!repeatable) };
@@ -331,7 +361,9 @@ pub(super) async fn attempt(
             }
             let dial = times.and_then(|times| times.connect).unwrap_or(transport.dial_timeout);
             let until = exchange.deadline.min(over).min(deadline(clock::now(), super::serve::duration(dial)));
-            match upstream::connect(endpoint, slot, until).await {
+            let handshake = transport.tls_handshake_timeout;
+            let overall = exchange.deadline.min(over);
+            match pool.connect(slot, until, handshake, overall).await {
                 Ok(mut conn) => {
                     if let Some(ticket) = ticket {
                         conn.hold(Box::new(ticket));
@@ -345,10 +377,12 @@ pub(super) async fn attempt(
                         ProxyError::ConnectTimeout { .. } => {
                             (ConnectOutcome::TimedOut, Suspicion::Unreachable)
                         }
+                        ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
                         _ => (ConnectOutcome::Failed, Suspicion::Refused),
                     };
                     core.metrics.upstream_connect(service.label, outcome);
                     core.suspect(endpoint.id(), why);
+                    attempt.end(Outcome::of(&error));
                     return Err(Failure {
                         error,
                         body: Some(body),
@@ -385,7 +419,9 @@ pub(super) async fn attempt(
         if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
-            Ok(Answered { response: Response { head, body }, place, took: clock::instant() - started })
+            let took = clock::instant() - started;
+            attempt.end(Outcome::Answered { status: head.status, latency: took });
+            Ok(Answered { response: Response { head, body }, place, took })
         }
         Err(ExchangeError { cause, written, reused, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
@@ -404,8 +440,9 @@ pub(super) async fn attempt(
                 }
                 ExchangeCause::Deadline => exchange.overdue(),
             };
-            let again =
-                matches!(error, ProxyError::UpstreamClosed { .. } | ProxyError::AttemptTimeout { .. });
+            let closed = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && closed { Outcome::Stale } else { Outcome::of(&error) });
+            let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
             Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
         }
     }

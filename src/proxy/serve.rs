@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::exchange::Exchange;
-use super::{breaker, forward, respond, retry};
+use super::{breaker, forward, limit, respond, retry};
 use crate::common::clock;
 use crate::common::importance::Importance;
 use crate::common::timer::deadline;
@@ -18,8 +18,8 @@ use crate::http::path::{self, Prepared};
 use crate::http::text::Text;
 use crate::matcher::Subject;
 use crate::middleware::{Around, Edit, Flow, Link};
-use crate::snapshot::{ChainLink, EntrySettings, Route, Service, Underscores};
-use crate::telemetry::metrics::LimitDecision;
+use crate::snapshot::{ChainLink, EntrySettings, EntryTls, Route, Service, Underscores};
+use crate::tls::session::TlsSession;
 
 /// Serves one request. There is always an answer; what went wrong is in [`Exchange::failure`].
 pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, body: Body) -> Response {
@@ -105,9 +105,25 @@ fn route<'a>(exchange: &mut Exchange<'a>, head: &mut RequestHead) -> Result<&'a 
         headers: &head.headers,
         client_ip: exchange.peer.addr.ip(),
     };
-    let route = entry.routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
+    let routers = match (exchange.tls, &entry.tls) {
+        (Some(session), Some(tls)) => {
+            is_directed(session, tls, subject.host)?;
+            &tls.routers
+        }
+        (None, _) => &entry.routers,
+        // TLS has been taken out of the configuration, the connection is still there.
+        (Some(_), None) => return Err(ProxyError::NoRoute),
+    };
+    let route = routers.lookup(&subject).ok_or(ProxyError::NoRoute)?;
     head.path = prepared.upstream;
     Ok(route)
+}
+
+/// Whether the host may be asked for on this connection: another name was in the handshake, and with it
+/// perhaps other options (whose clients must show a certificate, say).
+fn is_directed(session: &TlsSession, tls: &EntryTls, host: &str) -> Result<(), ProxyError> {
+    // Asked even when the names are the same: a reload may have given the name other options since.
+    if tls.options.find(Some(host)).name == session.options { Ok(()) } else { Err(ProxyError::Misdirected) }
 }
 
 /// What an entry point does to a head before its routers see it. `port` is the one written in its authority. The
@@ -184,21 +200,19 @@ async fn go_in<'a>(
 ) -> (usize, Result<Response, Request>) {
     for (passed, entry) in chain.iter().enumerate() {
         match &entry.link {
-            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
-                Ok(flow) => {
-                    count(exchange, entry, edit, &flow);
-                    match flow {
-                        Flow::Next => {}
-                        Flow::NextAfter(wait) => {
-                            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
-                        }
-                        Flow::Answer(answer) => return (passed, Ok(*answer)),
-                    }
+            Link::Edit(Edit::RateLimit(link)) => {
+                if let Err(error) = limit::admit(exchange, entry.label, link, &request.head).await {
+                    exchange.note(&error);
+                    return (passed, Ok(respond::refusal(&error)));
                 }
+            }
+            Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
+                Ok(Flow::Next) => {}
+                Ok(Flow::NextAfter(wait)) => {
+                    exchange.slot.until(deadline(clock::now(), Some(wait))).await;
+                }
+                Ok(Flow::Answer(answer)) => return (passed, Ok(*answer)),
                 Err(error) => {
-                    if matches!(edit, Edit::RateLimit(_)) {
-                        exchange.core.metrics.limited(entry.label, LimitDecision::Refused);
-                    }
                     exchange.note(&error);
                     return (passed, Ok(respond::refusal(&error)));
                 }
@@ -217,14 +231,4 @@ async fn go_in<'a>(
         }
     }
     (chain.len(), Err(request))
-}
-
-fn count(exchange: &Exchange<'_>, entry: &ChainLink, edit: &Edit, flow: &Flow) {
-    if matches!(edit, Edit::RateLimit(_)) {
-        let decision = match flow {
-            Flow::NextAfter(_) => LimitDecision::Delayed,
-            Flow::Next | Flow::Answer(_) => LimitDecision::Allowed,
-        };
-        exchange.core.metrics.limited(entry.label, decision);
-    }
 }

@@ -30,8 +30,10 @@ use crate::proxy::{respond, serve, tunnel};
 use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel};
+use crate::tls::session::TlsSession;
 
 use super::listener::Admission;
+use super::secure;
 
 /// A client that has closed its side may still be waiting for its answer (`nc`), or be gone. It gets this
 /// long before what is done for it is given up.
@@ -93,6 +95,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let Accepted { stream, peer, listener, admission, unwelcome } = accepted;
     let Some(entry) = core.snapshot().entry_point(listener).cloned() else { return };
     let label = entry.label;
+    let takes_tls = entry.tls.is_some();
     drop(entry);
     let stream = match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => stream,
@@ -102,11 +105,25 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         }
     };
     let mut open = Open::new(&core, label);
+    let slot = core.timers.slot();
+    let (io, tls) = if takes_tls {
+        match Box::pin(secure::meet(&core, label, listener, stream, &slot)).await {
+            Ok(met) => met,
+            Err(reason) => {
+                open.reason = reason;
+                return;
+            }
+        }
+    } else {
+        (Io::new(stream), None)
+    };
+    let conn = ServerConn::new(io, core.timers.slot());
     let connection = Connection {
-        conn: ServerConn::new(Io::new(stream), core.timers.slot()),
-        slot: core.timers.slot(),
+        conn: Rc::clone(&conn),
+        slot,
         watch: core.timers.slot(),
-        peer: Peer::new(peer, false),
+        peer: Peer::new(peer, tls.is_some()),
+        tls,
         opened: clock::now(),
         served: 0,
         unwelcome,
@@ -115,6 +132,9 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         control: &control,
     };
     open.reason = connection.serve().await;
+    if open.reason.is_clean() {
+        conn.io().close_notify();
+    }
     drop(admission);
 }
 
@@ -144,6 +164,7 @@ struct Connection<'a> {
     /// For the wait on a client that has closed its side.
     watch: Slot,
     peer: Peer,
+    tls: Option<Box<TlsSession>>,
     opened: Millis,
     served: u32,
     unwelcome: bool,
@@ -251,6 +272,7 @@ impl Connection<'_> {
             entry,
             conn: &self.conn,
             peer: &self.peer,
+            tls: self.tls.as_deref(),
             authority: &authority,
             slot: &self.slot,
             links: LinkContext::new(self.peer.addr, self.peer.tls, started),
@@ -270,6 +292,7 @@ impl Connection<'_> {
             in_flight: None,
             origin: None,
             failure: None,
+            limit: None,
             closes: false,
         };
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
@@ -320,6 +343,9 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
+                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                    ending.broke_off();
+                }
                 let (error, reason) = match error {
                     SendError::Deadline => (ending.overdue(), CloseReason::Timeout),
                     error => send_failure(error, endpoint),

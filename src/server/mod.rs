@@ -6,3 +6,4 @@
 pub mod connection;
 pub mod cores;
 pub mod listener;
+mod secure;

@@ -3,7 +3,9 @@
 //! Compiling changes nothing that runs: what a reload takes over is only named here, and changed by
 //! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -11,9 +13,10 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
 use super::entries::{self, InternalRouter};
+use super::tls::{Tls, TlsCompiler};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, Internal, ListenerId, Route, RouteTimeouts, Service,
-    ServiceKind, Snapshot, Transport, Underscores, Weighted,
+    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Internal, ListenerId, Outbound, Route,
+    RouteTimeouts, Service, ServiceKind, Snapshot, Transport, Underscores, Weighted,
 };
 use crate::balance::adaptive::{Adaptive, AdaptiveSettings};
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
@@ -22,30 +25,39 @@ use crate::balance::weighted::WeightedChildren;
 use crate::balance::{Balancer, Strategy};
 use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
-use crate::common::names::{EntryPointName, RouterName, ServiceName};
+use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
-use crate::config::document::DocumentConfig;
+use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::{RouterConfig, RouterTimeouts};
 use crate::config::service::{
-    self, AdaptiveConcurrencyConfig, HealthCheckConfig, HedgeConfig, LoadBalancerConfig, WeightedConfig,
+    self, AdaptiveConcurrencyConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig, InitialState,
+    LoadBalancerConfig, OutboundLimitConfig, OutboundScope, WeightedConfig,
 };
+use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
+use crate::endpoint::health::{Status, Thresholds};
 use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::lobby::{Limits, Lobby};
-use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
-use crate::endpoint::url::ServerUrl;
-use crate::health::{ExpectedStatus, HealthSettings, Redirects};
+use crate::endpoint::outlier::OutlierSettings;
+use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
+use crate::endpoint::url::{Scheme, ServerUrl};
+use crate::health::outlier::{SlowStart, WatchSettings, Watched};
+use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
-use crate::middleware::{self, CompileContext};
+use crate::middleware::{self, CompileContext, Edit, Lasts, Link, RedirectScheme};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
+use crate::tls::server::{ByName, DEFAULT};
+
+/// Buckets of a limit on what goes out: one a server at most.
+const OUTBOUND_BUCKETS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
@@ -57,10 +69,13 @@ pub struct Draft {
     pub entry_points: Vec<EntryDraft>,
     /// Which services are checked, and how.
     pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+    /// Which services' answers are watched, and how.
+    pub watched: Watched,
     services: BTreeMap<ServiceName, Arc<Service>>,
     memory: Budgets,
     stores: Stores,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    tls: Tls,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
     lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
 }
@@ -82,6 +97,7 @@ pub struct EntryDraft {
     series: Series,
     settings: EntrySettings,
     routers: RouterTable<Arc<Route>>,
+    tls: Option<Box<EntryTls>>,
     access_log: bool,
 }
 
@@ -97,8 +113,8 @@ impl Draft {
         drains: impl Fn(ListenerId) -> bool,
         hash: &str,
     ) -> Snapshot {
-        for (live, servers, watch) in &self.endpoints {
-            live.rebuild(servers, *watch);
+        for (live, servers, care) in &self.endpoints {
+            live.rebuild(servers, *care);
         }
         for (budget, settings) in self.budgets {
             budget.set(settings);
@@ -132,6 +148,7 @@ impl Draft {
             services: self.services,
             memory: self.memory,
             stores: self.stores.settle(),
+            tls: self.tls,
         }
     }
 
@@ -142,9 +159,14 @@ impl Draft {
 }
 
 impl EntryDraft {
-    /// Its routers.
+    /// Its routers of plain connections.
     pub fn routers(&self) -> &RouterTable<Arc<Route>> {
         &self.routers
+    }
+
+    /// What holds for TLS connections; `None` where none is taken.
+    pub fn tls(&self) -> Option<&EntryTls> {
+        self.tls.as_deref()
     }
 
     /// Its limits and times.
@@ -160,6 +182,7 @@ impl EntryDraft {
             series: self.series,
             settings: self.settings,
             routers: self.routers,
+            tls: self.tls,
             access_log: self.access_log,
         }
     }
@@ -192,6 +215,8 @@ pub fn compile(
         remarks,
         entry_points_elsewhere: remarks == Remarks::All && config.is_dynamic(),
         said_so: false,
+        tls: TlsCompiler::new(previous.map(|previous| &previous.tls)),
+        tls_hosts: BTreeMap::new(),
         problems,
         stores,
         services: BTreeMap::new(),
@@ -200,6 +225,7 @@ pub fn compile(
         budgets: Vec::new(),
         lobbies: Vec::new(),
         health: BTreeMap::new(),
+        watched: BTreeMap::new(),
     };
     compiler.run()
 }
@@ -212,17 +238,21 @@ struct Compiler<'a> {
     /// It is a dynamic file, whose entry points are defined in another one.
     entry_points_elsewhere: bool,
     said_so: bool,
+    tls: TlsCompiler<'a>,
+    /// What each host's routers say of options, by entry point.
+    tls_hosts: BTreeMap<EntryPointName, BTreeMap<String, (String, ConfigPath)>>,
     problems: &'a mut Problems,
     stores: Stores,
     /// `None` for one with errors.
     services: BTreeMap<ServiceName, Option<Arc<Service>>>,
     /// Weighted services on the way to the one that is being compiled.
     under_way: Vec<ServiceName>,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Watch)>,
+    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
     /// With what adaptive concurrency lets in.
     lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
     health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
+    watched: Watched,
 }
 
 /// A router on one entry point.
@@ -235,6 +265,13 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Routers of one entry point.
+#[derive(Default)]
+struct Routers {
+    plain: Vec<Entry>,
+    tls: Vec<Entry>,
+}
+
 impl Compiler<'_> {
     fn run(&mut self) -> Draft {
         let config = self.config;
@@ -244,17 +281,21 @@ impl Compiler<'_> {
             check_transport(transport, &http.key("serversTransports").key(name), self.problems);
         }
         check_transport(&config.servers_transport, &ConfigPath::of(&["serversTransport"]), self.problems);
+        let entry_configs = entries::entry_points(config);
+        let speaks_tls = entry_configs.values().any(|entry| entry.http.tls.is_some())
+            || config.http.routers.values().any(|router| router.tls.is_some());
+        self.tls.run(config, speaks_tls, self.problems);
         for name in config.http.services.keys() {
             self.service(name);
         }
-        let entry_configs = entries::entry_points(config);
-        let mut entries: BTreeMap<&EntryPointName, Vec<Entry>> =
-            entry_configs.keys().map(|name| (name, Vec::new())).collect();
+        let mut entries: BTreeMap<&EntryPointName, Routers> =
+            entry_configs.keys().map(|name| (name, Routers::default())).collect();
         for (name, router) in &config.http.routers {
             self.router(name, router, &entry_configs, &mut entries);
         }
+        self.redirections(&entry_configs, &mut entries);
         self.internal_routers(&entry_configs, &mut entries);
-        let mut routers: BTreeMap<EntryPointName, Vec<Entry>> =
+        let mut routers: BTreeMap<EntryPointName, Routers> =
             entries.into_iter().map(|(name, entries)| (name.clone(), entries)).collect();
         let entry_points = entry_configs
             .iter()
@@ -266,12 +307,14 @@ impl Compiler<'_> {
         Draft {
             entry_points,
             health: std::mem::take(&mut self.health),
+            watched: std::mem::take(&mut self.watched),
             memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
                 .filter_map(|(name, service)| Some((name, service?)))
                 .collect(),
             stores: std::mem::take(&mut self.stores),
+            tls: std::mem::take(&mut self.tls.tls),
             endpoints: std::mem::take(&mut self.endpoints),
             budgets: std::mem::take(&mut self.budgets),
             lobbies: std::mem::take(&mut self.lobbies),
@@ -281,7 +324,7 @@ impl Compiler<'_> {
     fn internal_routers(
         &mut self,
         entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
-        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
     ) {
         for internal in entries::internal_routers(self.config) {
             let InternalRouter { entry_point: entry, name, rule, service, at } = internal;
@@ -305,7 +348,11 @@ impl Compiler<'_> {
                 access_log: false,
                 metrics: false,
             };
-            routers.push((rule, INTERNAL_PRIORITY, name.to_owned(), Arc::new(route)));
+            let route = Arc::new(route);
+            if entry_configs.get(entry.as_str()).is_some_and(|entry| entry.http.tls.is_some()) {
+                routers.tls.push((rule.clone(), INTERNAL_PRIORITY, name.to_owned(), Arc::clone(&route)));
+            }
+            routers.plain.push((rule, INTERNAL_PRIORITY, name.to_owned(), route));
         }
     }
 
@@ -313,7 +360,7 @@ impl Compiler<'_> {
         &mut self,
         name: &EntryPointName,
         entry: &EntryPointConfig,
-        routers: Vec<Entry>,
+        routers: Routers,
     ) -> EntryDraft {
         let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
         let times = &entry.transport.responding_timeouts;
@@ -364,8 +411,136 @@ impl Compiler<'_> {
                     entry_point::UnderscoreHeadersStrategy::Reject => Underscores::Reject,
                 },
             },
-            routers: RouterTable::new(routers),
+            tls: self.entry_tls(name, entry, routers.tls),
+            routers: RouterTable::new(routers.plain),
             access_log: entry.observability.access_logs,
+        }
+    }
+
+    fn entry_tls(
+        &mut self,
+        name: &EntryPointName,
+        entry: &EntryPointConfig,
+        routers: Vec<Entry>,
+    ) -> Option<Box<EntryTls>> {
+        if routers.is_empty() && entry.http.tls.is_none() {
+            return None;
+        }
+        // Without them it has been said why, and the document is refused.
+        let default = Arc::clone(self.tls.tls.options.get(DEFAULT)?);
+        let hosts = self.tls_hosts.remove(name).unwrap_or_default();
+        let options = &self.tls.tls.options;
+        let hosts: Vec<_> = hosts
+            .into_iter()
+            .filter_map(|(host, (wanted, _))| Some((host, Arc::clone(options.get(&wanted)?))))
+            .collect();
+        let before = self.previous.and_then(|previous| {
+            let entry = previous.entry_points.iter().find(|entry| entry.name == *name)?;
+            entry.tls.as_ref().map(|tls| Arc::clone(&tls.handshakes))
+        });
+        Some(Box::new(EntryTls {
+            routers: RouterTable::new(routers),
+            options: ByName::new(hosts, default),
+            handshake_timeout: millis(entry.transport.responding_timeouts.handshake_timeout),
+            handshakes: before.unwrap_or_default(),
+            max_handshakes: entry.max_handshakes,
+        }))
+    }
+
+    /// The name of the options that a router, or its entry point, asks for.
+    fn tls_options(&mut self, config: &RouterTlsConfig, at: &ConfigPath) -> Option<String> {
+        let name = match config.options.as_deref().filter(|name| !name.is_empty()) {
+            None => DEFAULT,
+            Some(written) => local_name(written),
+        };
+        if name == DEFAULT || self.config.tls.options.contains_key(name) {
+            return Some(name.to_owned());
+        }
+        if !self.is_broken(&ConfigPath::of(&["tls", "options"]).key(name)) {
+            let known = self.config.tls.options.keys().map(String::as_str);
+            self.problems.push(unknown("set of TLS options", name, &at.key("options"), known));
+        }
+        None
+    }
+
+    /// Notes which options the hosts of a router shall have. Two routers that disagree both get the default
+    /// ones, as in Traefik.
+    fn note_hosts(&mut self, entry: &EntryPointName, rule: &Rule, options: &str, at: &ConfigPath) {
+        let hosts = rule.hosts();
+        if hosts.is_empty() && options != DEFAULT {
+            let problem =
+                Problem::warning(at, format!("options {options:?} hold for no name: the rule has no Host"));
+            self.problems
+                .push(problem.hint("options are chosen by the name in the handshake; add Host(...)"));
+        }
+        for host in hosts {
+            let known = self.tls_hosts.entry(entry.clone()).or_default();
+            match known.entry(host.to_ascii_lowercase()) {
+                MapEntry::Vacant(vacant) => drop(vacant.insert((options.to_owned(), at.clone()))),
+                MapEntry::Occupied(mut other) if other.get().0 != options => {
+                    let message = format!(
+                        "host {host:?} has other TLS options in another router ({}): it gets the default ones",
+                        other.get().1
+                    );
+                    other.get_mut().0 = DEFAULT.to_owned();
+                    self.problems.push(Problem::warning(at, message).hint("name the same options in both"));
+                }
+                MapEntry::Occupied(_) => {}
+            }
+        }
+    }
+
+    /// `http.redirections`: a router before all others that sends plain requests elsewhere.
+    fn redirections(
+        &mut self,
+        entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
+    ) {
+        for (name, entry) in entry_configs {
+            let Some(to) = entry.http.redirections.as_ref().and_then(|to| to.entry_point.as_ref()) else {
+                continue;
+            };
+            let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
+            let at = at.key("http").key("redirections").key("entryPoint");
+            let port = match to.to.strip_prefix(':') {
+                Some(port) => port.parse().ok().filter(|port| *port > 0).or_else(|| {
+                    self.problems.error(&at.key("to"), format!("bad port {port:?}"));
+                    None
+                }),
+                None => match entry_configs.get(to.to.as_str()) {
+                    Some(target) => Some(target.address.port),
+                    None => {
+                        let known = entry_configs.keys().map(|name| name.as_str());
+                        self.problems.push(unknown("entry point", &to.to, &at.key("to"), known));
+                        None
+                    }
+                },
+            };
+            let Some(port) = port else { continue };
+            if !matches!(to.scheme.as_str(), "http" | "https") {
+                self.problems.error(&at.key("scheme"), "must be http or https");
+                continue;
+            }
+            let lasts = if to.permanent { Lasts::ForEver } else { Lasts::Once };
+            let target = to.to.strip_prefix(':').unwrap_or(&to.to);
+            let middleware = MiddlewareName::new(&format!("redirect-{name}-to-{target}@internal"));
+            let link = Link::Edit(Edit::RedirectScheme(RedirectScheme::new(&to.scheme, Some(port), lasts)));
+            let label = self.metrics.middleware(&middleware);
+            let router = format!("{name}-to-{target}@internal");
+            let Ok(rule) = Rule::parse("HostRegexp(`^.+$`)") else { continue };
+            let route = Arc::new(Route {
+                name: RouterName::new(&router),
+                chain: Box::new([ChainLink { name: middleware, label, link }]),
+                service: self.internal(Internal::Noop),
+                timeouts: RouteTimeouts::default(),
+                importance: Importance::High,
+                series: self.metrics.series(name, None, None),
+                access_log: entry.observability.access_logs,
+                metrics: entry.observability.metrics,
+            });
+            if let Some(routers) = entries.get_mut(name) {
+                routers.plain.push((rule, to.priority, router, route));
+            }
         }
     }
 
@@ -390,7 +565,7 @@ impl Compiler<'_> {
         name: &RouterName,
         router: &RouterConfig,
         entry_configs: &BTreeMap<EntryPointName, EntryPointConfig>,
-        entries: &mut BTreeMap<&EntryPointName, Vec<Entry>>,
+        entries: &mut BTreeMap<&EntryPointName, Routers>,
     ) {
         let at = ConfigPath::of(&["http", "routers"]).key(name.as_str());
         let before = self.problems.len();
@@ -422,6 +597,17 @@ impl Compiler<'_> {
                 .chain(own)
                 .map(|(name, link)| ChainLink { label: metrics.middleware(&name), name, link })
                 .collect();
+            let tls_at = match &router.tls {
+                Some(_) => at.key("tls"),
+                None => entry_at_of(entry_name).key("http").key("tls"),
+            };
+            let options = match router.tls.as_ref().or(entry.http.tls.as_ref()) {
+                None => None,
+                Some(tls) => match self.tls_options(tls, &tls_at) {
+                    Some(options) => Some(options),
+                    None => continue,
+                },
+            };
             let seen = &router.observability;
             let route = Arc::new(Route {
                 name: name.clone(),
@@ -437,14 +623,18 @@ impl Compiler<'_> {
                 access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
                 metrics: seen.metrics.unwrap_or(entry.observability.metrics),
             });
-            routes.push((*entry_name, (rule, router.priority, name.as_str().to_owned(), route)));
+            if let Some(options) = &options {
+                self.note_hosts(entry_name, &rule, options, &at.key("tls"));
+            }
+            let of = (rule, router.priority, name.as_str().to_owned(), route);
+            routes.push((*entry_name, options.is_some(), of));
         }
         if self.problems.errors_since(before) {
             return;
         }
-        for (entry_name, route) in routes {
+        for (entry_name, is_tls, route) in routes {
             if let Some(routers) = entries.get_mut(entry_name) {
-                routers.push(route);
+                if is_tls { routers.tls.push(route) } else { routers.plain.push(route) }
             }
         }
     }
@@ -679,7 +869,12 @@ impl Compiler<'_> {
             self.problems.warn(at, "no servers: every request will be answered with 503");
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
-        let transport = self.transport(config, at)?;
+        let uses_tls = servers.iter().any(|server| server.url.scheme() == Scheme::Https);
+        let transport = self.transport(config, uses_tls, at)?;
+        let outbound = match &config.outbound_limit {
+            Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
+            None => None,
+        };
         let attempts_header = config
             .retry
             .attempts_header
@@ -689,7 +884,7 @@ impl Compiler<'_> {
             service::Strategy::Wrr => Strategy::Wrr,
             service::Strategy::P2c => Strategy::P2c,
         };
-        let watch = if health.is_some() { Watch::Checked } else { Watch::Unchecked };
+        let care = care(config);
         let budget_settings = RetryBudgetSettings {
             percent: config.retry.budget_percent.into(),
             min_per_second: config.retry.budget_min_per_second,
@@ -706,12 +901,12 @@ impl Compiler<'_> {
                     Arc::new(Balancer::new(strategy, old.balancer.turn()))
                 };
                 let (endpoints, budget) = (Arc::clone(&old.endpoints), Arc::clone(&old.budget));
-                self.endpoints.push((Arc::clone(&endpoints), servers, watch));
+                self.endpoints.push((Arc::clone(&endpoints), servers, care));
                 self.budgets.push((Arc::clone(&budget), budget_settings));
                 (endpoints, balancer, budget)
             }
             None => (
-                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, watch))),
+                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, care))),
                 Arc::new(Balancer::new(strategy, 0)),
                 Arc::new(RetryBudget::new(budget_settings)),
             ),
@@ -742,6 +937,7 @@ impl Compiler<'_> {
                 lobby
             }),
         };
+        self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
         if let Some(Some(settings)) = health {
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
         }
@@ -757,7 +953,51 @@ impl Compiler<'_> {
             lobby,
             hedge,
             adaptive,
+            outbound,
         })))
+    }
+
+    fn outbound(
+        &mut self,
+        name: &ServiceName,
+        config: &OutboundLimitConfig,
+        at: &ConfigPath,
+    ) -> Option<Outbound> {
+        let before = self.problems.len();
+        let average = NonZeroU64::new(config.average);
+        if average.is_none() {
+            let problem = Problem::error(&at.key("average"), "average must be at least 1");
+            self.problems.push(problem.hint("leave outboundLimit out for no limit"));
+        }
+        let burst = NonZeroU64::new(config.burst);
+        if burst.is_none() {
+            self.problems.error(&at.key("burst"), "burst must be at least 1");
+        }
+        let period = config.period.non_zero();
+        if period.is_none() {
+            self.problems.error(&at.key("period"), "period must be more than 0");
+        }
+        let status = StatusCode::from_u16(config.status).ok().filter(|status| status.as_u16() >= 400);
+        if status.is_none_or(|status| status.as_u16() > 599) {
+            self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let quota = Quota::new(average?, period?, burst?).queueing(config.max_wait.0, config.max_queue);
+        let scope = match config.scope {
+            OutboundScope::Service => PaceScope::Service,
+            OutboundScope::Server => PaceScope::Endpoint,
+        };
+        let bound = Bound::buckets(OUTBOUND_BUCKETS);
+        let store = self.stores.rate(&format!("outbound/{name}"), bound);
+        let limit = Limit::new([Window { name: "outbound".into(), quota }]);
+        let pace = Pace::new(store, limit, bound, scope, config.max_pause.0, nanos(clock::instant()));
+        if pace.is_none() {
+            let problem = Problem::error(at, "the limit was changed too often while requests ran");
+            self.problems.push(problem.hint("try again when older requests have ended"));
+        }
+        Some(Outbound { pace: pace?, status: status? })
     }
 
     fn hedge(
@@ -812,13 +1052,22 @@ impl Compiler<'_> {
         Some(old.map_or_else(|| Arc::new(Adaptive::new(settings)), Arc::clone))
     }
 
-    fn transport(&mut self, config: &LoadBalancerConfig, at: &ConfigPath) -> Option<Transport> {
+    fn transport(
+        &mut self,
+        config: &LoadBalancerConfig,
+        uses_tls: bool,
+        at: &ConfigPath,
+    ) -> Option<Transport> {
+        let mut named = None;
         let settings = match &config.servers_transport {
             None => &self.config.servers_transport,
             Some(text) => {
                 let name = text.strip_suffix("@file").unwrap_or(text);
                 match self.config.http.servers_transports.get(name) {
-                    Some(settings) => settings,
+                    Some(settings) => {
+                        named = Some(name);
+                        settings
+                    }
                     None if text == "default@internal" => &self.config.servers_transport,
                     None => {
                         let known = self.config.http.servers_transports.keys().map(String::as_str);
@@ -829,11 +1078,14 @@ impl Compiler<'_> {
                 }
             }
         };
+        let tls = if uses_tls { Some(self.tls.transport(named, settings, self.problems)?) } else { None };
         let times = &settings.forwarding_timeouts;
         let own = &config.timeouts;
         Some(Transport {
             request_timeout: millis(own.request),
             attempt_timeout: millis(own.attempt),
+            tls_handshake_timeout: millis(times.tls_handshake_timeout),
+            tls,
             dial_timeout: millis(own.connect.unwrap_or(times.dial_timeout)),
             response_header_timeout: millis(own.response_header.unwrap_or(times.response_header_timeout)),
             idle_timeout: millis(own.idle.unwrap_or(times.idle_timeout)),
@@ -847,7 +1099,17 @@ impl Compiler<'_> {
 
     fn health(&mut self, config: &HealthCheckConfig, at: &ConfigPath) -> Option<HealthSettings> {
         let before = self.problems.len();
-        let path = PathAndQuery::try_from(config.path.as_str()).ok().filter(|_| config.path.starts_with('/'));
+        let mode = match config.mode {
+            HealthCheckMode::Http => Mode::Http,
+            HealthCheckMode::Grpc => Mode::Grpc(config.grpc_service.as_str().into()),
+            HealthCheckMode::Tcp => Mode::Tcp,
+        };
+        let path = match &mode {
+            Mode::Http => {
+                PathAndQuery::try_from(config.path.as_str()).ok().filter(|_| config.path.starts_with('/'))
+            }
+            Mode::Grpc(_) | Mode::Tcp => Some(PathAndQuery::from_static("/")),
+        };
         if path.is_none() {
             self.problems.error(&at.key("path"), format!("bad path {:?}: it must begin with /", config.path));
         }
@@ -855,14 +1117,10 @@ impl Compiler<'_> {
         if method.is_err() {
             self.problems.error(&at.key("method"), format!("bad method {:?}", config.method));
         }
-        let expected = match config.status {
-            0 => Some(ExpectedStatus::Success),
-            code => StatusCode::from_u16(code).ok().map(ExpectedStatus::Exactly),
+        let expected = match &config.status.0[..] {
+            [] => ExpectedStatus::Success,
+            ranges => ExpectedStatus::OneOf(ranges.into()),
         };
-        if expected.is_none() {
-            self.problems
-                .error(&at.key("status"), format!("bad status {}: expected 100 to 599", config.status));
-        }
         let hostname = config.hostname.as_ref().map(|hostname| HeaderValue::try_from(hostname.as_str()));
         if let Some(Err(_)) = hostname {
             self.problems.error(&at.key("hostname"), "bad host name");
@@ -881,7 +1139,13 @@ impl Compiler<'_> {
         }
         let mut settings = HealthSettings::new(path?);
         settings.method = method.ok()?;
-        settings.expected = expected?;
+        settings.mode = mode;
+        settings.expected = expected;
+        settings.expected_body = config.expected_body.as_deref().map(Into::into);
+        settings.thresholds = Thresholds {
+            rise: NonZeroU32::new(config.rise).unwrap_or(NonZeroU32::MIN),
+            fall: NonZeroU32::new(config.fall).unwrap_or(NonZeroU32::MIN),
+        };
         settings.port = (config.port != 0).then_some(config.port);
         settings.hostname = hostname.and_then(Result::ok);
         settings.headers = headers;
@@ -890,6 +1154,53 @@ impl Compiler<'_> {
         settings.timeout = config.timeout.0;
         settings.redirects = if config.follow_redirects { Redirects::Follow } else { Redirects::Answer };
         Some(settings)
+    }
+}
+
+fn entry_at_of(name: &EntryPointName) -> ConfigPath {
+    ConfigPath::of(&["entryPoints"]).key(name.as_str())
+}
+
+/// How a service's set treats its endpoints.
+fn care(config: &LoadBalancerConfig) -> Care {
+    let checks = config.health_check.as_ref();
+    Care {
+        watch: if checks.is_some() { Watch::Checked } else { Watch::Unchecked },
+        initial: match checks.map(|check| check.initial_state) {
+            Some(InitialState::Down) => Status::Down,
+            Some(InitialState::Up) | None => Status::Up,
+        },
+        first_warmth: config.slow_start.as_ref().map_or(WARM, |slow_start| slow_start.min_weight_percent),
+        panic_percent: config.panic_threshold,
+    }
+}
+
+/// How the answers of a service's endpoints are watched.
+fn watch_settings(config: &LoadBalancerConfig) -> WatchSettings {
+    let outliers = &config.outlier_detection;
+    let passive = config.passive_health_check.as_ref();
+    let window = passive.map_or(HumanDuration::secs(10), |passive| passive.failure_window);
+    WatchSettings {
+        outliers: outliers.enabled.then(|| OutlierSettings {
+            window: millis(outliers.window.unwrap_or(window)),
+            max_failed_attempts: passive.map_or(0, |passive| passive.max_failed_attempts),
+            consecutive_5xx: outliers.consecutive_5xx,
+            consecutive_gateway_errors: outliers.consecutive_gateway_errors,
+            consecutive_local_errors: outliers.consecutive_local_errors,
+            failure_share_deviation: outliers.failure_share_deviation,
+            latency_factor: outliers.latency_factor,
+            latency_floor: millis(outliers.latency_floor),
+            stall_timeout: millis(outliers.stall_timeout),
+            minimum_requests: outliers.minimum_requests,
+            base_ejection_time: millis(outliers.base_ejection_time.unwrap_or(window)),
+            max_ejection_time: millis(outliers.max_ejection_time),
+            max_ejection_percent: outliers.max_ejection_percent,
+        }),
+        slow_start: config.slow_start.as_ref().map(|slow_start| SlowStart {
+            duration: millis(slow_start.duration),
+            min_percent: slow_start.min_weight_percent,
+            aggression: slow_start.aggression,
+        }),
     }
 }
 

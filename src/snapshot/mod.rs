@@ -5,9 +5,13 @@
 
 pub mod compile;
 pub mod entries;
+pub mod tls;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use http::StatusCode;
 
 use http::HeaderName;
 
@@ -26,10 +30,12 @@ use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::path::{PathOptions, QuerySemicolons};
-use crate::limit::Stores;
+use crate::limit::{Pace, Stores};
 use crate::matcher::RouterTable;
 use crate::middleware::Link;
 use crate::telemetry::metrics::{EntryPointLabel, MiddlewareLabel, Series, ServiceLabel};
+use crate::tls::client::ClientTls;
+use crate::tls::server::ByName;
 
 /// Names a listening socket for as long as the process lives.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -52,6 +58,8 @@ pub struct Snapshot {
     pub memory: Budgets,
     /// Buckets of limits, to be carried over to the next.
     pub stores: Stores,
+    /// Certificates and options.
+    pub tls: tls::Tls,
 }
 
 impl Snapshot {
@@ -86,10 +94,27 @@ pub struct EntryPoint {
     pub series: Series,
     /// Limits and times.
     pub settings: EntrySettings,
-    /// Which router takes a request.
+    /// Which router takes a request on a plain connection.
     pub routers: RouterTable<Arc<Route>>,
+    /// What holds for TLS connections; `None` where none is taken.
+    pub tls: Option<Box<EntryTls>>,
     /// Whether its requests are logged, where no router says otherwise.
     pub access_log: bool,
+}
+
+/// What holds for TLS connections of an entry point.
+#[derive(Debug)]
+pub struct EntryTls {
+    /// Which router takes a request.
+    pub routers: RouterTable<Arc<Route>>,
+    /// How a client is met, by the name it asks for.
+    pub options: ByName,
+    /// For a handshake; milliseconds, 0 for none.
+    pub handshake_timeout: Millis,
+    /// Handshakes under way; shared with the configuration before and after this one.
+    pub handshakes: Arc<AtomicU32>,
+    /// How many there may be; 0 for no limit.
+    pub max_handshakes: u32,
 }
 
 /// Limits and times of an entry point. Times in milliseconds; 0 means none.
@@ -241,10 +266,21 @@ pub struct Balanced {
     pub hedge: Option<Arc<Hedge>>,
     /// Learns a limit for the lobby.
     pub adaptive: Option<Arc<Adaptive>>,
+    /// How fast requests go out.
+    pub outbound: Option<Box<Outbound>>,
+}
+
+/// A limit on what goes out.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Whose turn it is when.
+    pub pace: Pace,
+    /// What a request is answered with that has none in time.
+    pub status: StatusCode,
 }
 
 /// How connections to endpoints are made and kept. Times in milliseconds; 0 means none.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Transport {
     /// For the whole exchange.
     pub request_timeout: Millis,
@@ -252,6 +288,10 @@ pub struct Transport {
     pub attempt_timeout: Millis,
     /// For a connection.
     pub dial_timeout: Millis,
+    /// For the TLS handshake on it.
+    pub tls_handshake_timeout: Millis,
+    /// How TLS is spoken; `None` where no endpoint does.
+    pub tls: Option<Arc<ClientTls>>,
     /// From the request's last byte to the head of the answer.
     pub response_header_timeout: Millis,
     /// While no byte moves either way.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,11 +14,16 @@ use tokio::net::TcpStream;
 
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
+use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, Home};
 use crate::http::h1::io::Io;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
+use crate::tls::client::{ClientTls, reason};
+
+/// While TLS with an endpoint fails, it is said so often on each core.
+const WARNING: Millis = 10_000;
 
 /// Idle connections of one core, by endpoint.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub struct Pool {
     #[expect(clippy::vec_box, reason = "a connection comes and goes in its box, which is made once")]
     idle: RefCell<Vec<Box<ClientConn>>>,
     limits: Cell<PoolLimits>,
+    /// With which TLS its connections were made.
+    tls: Option<Arc<ClientTls>>,
+    /// When it was last said in the log that TLS failed.
+    warned: Cell<Option<Millis>>,
     /// The endpoint is no longer configured: what comes back is closed.
     retired: Cell<bool>,
 }
@@ -55,19 +65,33 @@ impl Pools {
         Self { pools: RefCell::default(), metrics }
     }
 
-    /// The connections to `endpoint`.
-    pub fn of(&self, endpoint: &Arc<Endpoint>, service: ServiceLabel, limits: PoolLimits) -> Rc<Pool> {
+    /// The connections to `endpoint`. Those that were made with another `tls` are let go of.
+    pub fn of(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        service: ServiceLabel,
+        limits: PoolLimits,
+        tls: Option<&Arc<ClientTls>>,
+    ) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(endpoint.id()).or_insert_with(|| {
+        let new = || {
             Rc::new(Pool {
                 endpoint: Arc::clone(endpoint),
                 service,
                 metrics: Rc::clone(&self.metrics),
                 idle: RefCell::default(),
                 limits: Cell::new(limits),
+                tls: tls.cloned(),
+                warned: Cell::new(None),
                 retired: Cell::new(false),
             })
-        });
+        };
+        let pool = pools.entry(endpoint.id()).or_insert_with(new);
+        if pool.tls.as_ref().map(Arc::as_ptr) != tls.map(Arc::as_ptr) {
+            pool.retired.set(true);
+            pool.clear();
+            *pool = new();
+        }
         pool.limits.set(limits);
         Rc::clone(pool)
     }
@@ -129,6 +153,44 @@ impl Pool {
         drop(conn);
     }
 
+    /// Connects by `until`, and makes the TLS handshake where the endpoint's url says `https`: within
+    /// `handshake_timeout` (0 is no limit) and by `overall`.
+    ///
+    /// # Errors
+    /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`], [`ProxyError::UpstreamTls`].
+    pub async fn connect(
+        &self,
+        slot: &Slot,
+        until: Millis,
+        handshake_timeout: Millis,
+        overall: Millis,
+    ) -> Result<Box<ClientConn>, ProxyError> {
+        let stream = connect(&self.endpoint, slot, until).await?;
+        let tls = self.tls.as_ref().filter(|_| self.endpoint.url().scheme() == Scheme::Https);
+        let io = match tls {
+            None => Io::new(stream),
+            Some(tls) => {
+                let until = match handshake_timeout {
+                    0 => overall,
+                    timeout => overall.min(clock::now().saturating_add(timeout)),
+                };
+                Box::pin(handshake(&self.endpoint, tls, stream, slot, until))
+                    .await
+                    .inspect_err(|error| self.warn(error))?
+            }
+        };
+        Ok(ClientConn::new(io))
+    }
+
+    /// Says in the log why TLS does not work, now and then.
+    fn warn(&self, error: &ProxyError) {
+        let now = clock::now();
+        if self.warned.get().is_none_or(|last| now >= last + WARNING) {
+            self.warned.set(Some(now));
+            tracing::warn!(endpoint = %self.endpoint.text(), %error, "no TLS with an endpoint");
+        }
+    }
+
     fn sweep(&self, now: Millis) {
         let idle_timeout = self.limits.get().idle_timeout;
         let mut idle = self.idle.borrow_mut();
@@ -178,7 +240,7 @@ impl Drop for Pool {
 ///
 /// # Errors
 /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`].
-pub async fn connect(endpoint: &Endpoint, slot: &Slot, until: Millis) -> Result<Box<ClientConn>, ProxyError> {
+async fn connect(endpoint: &Endpoint, slot: &Slot, until: Millis) -> Result<TcpStream, ProxyError> {
     let connecting = async {
         match endpoint.url().address() {
             Some(address) => TcpStream::connect(address).await,
@@ -196,8 +258,27 @@ pub async fn connect(endpoint: &Endpoint, slot: &Slot, until: Millis) -> Result<
         }
     };
     match slot.within(until, connecting).await {
-        Ok(Ok(stream)) => Ok(ClientConn::new(Io::new(stream))),
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(cause)) => Err(ProxyError::Connect { endpoint: endpoint.text(), cause }),
+        Err(_) => Err(ProxyError::ConnectTimeout { endpoint: endpoint.text() }),
+    }
+}
+
+/// Makes the TLS handshake with an endpoint.
+async fn handshake(
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    stream: TcpStream,
+    slot: &Slot,
+    until: Millis,
+) -> Result<Io, ProxyError> {
+    let session = tls
+        .connect(endpoint.url().host())
+        .map_err(|error| ProxyError::UpstreamTls { endpoint: endpoint.text(), reason: error.to_string() })?;
+    let io = Io::tls(stream, session);
+    match slot.within(until, poll_fn(|cx| io.poll_handshake(cx))).await {
+        Ok(Ok(())) => Ok(io),
+        Ok(Err(error)) => Err(ProxyError::UpstreamTls { endpoint: endpoint.text(), reason: reason(&error) }),
         Err(_) => Err(ProxyError::ConnectTimeout { endpoint: endpoint.text() }),
     }
 }

@@ -12,3 +12,4 @@ pub mod memory;
 pub mod parse;
 pub mod server;
 mod splice;
+mod tls;

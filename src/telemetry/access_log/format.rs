@@ -95,6 +95,7 @@ impl Formatter {
         }
         line.maybe("Fault", fault);
         line.number("Generation", record.generation);
+        line.maybe("Limit", record.limit.as_deref());
         if let Some(origin) = record.origin {
             line.number("OriginContentSize", origin.bytes);
             line.number("OriginDuration", nanos(origin.duration));
@@ -117,6 +118,11 @@ impl Formatter {
         line.maybe("ServiceURL", record.service_url.as_deref());
         line.text("StartLocal", &started);
         line.text("StartUTC", &started);
+        if let Some(tls) = &record.tls {
+            line.text("TLSCipher", &tls.cipher);
+            line.maybe("TLSClientSubject", tls.client_subject.as_deref());
+            line.text("TLSVersion", tls.version);
+        }
         line.fields("downstream_", &record.downstream_fields);
         line.text("entryPointName", record.entry_point.as_str());
         line.always("level", "info");

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::telemetry::access_log::writer::{Signals, Writer};
 
-pub use crate::telemetry::access_log::record::{AccessRecord, End, OriginPart, PickedFields};
+pub use crate::telemetry::access_log::record::{AccessRecord, End, OriginPart, PickedFields, TlsPart};
 pub use crate::telemetry::access_log::settings::{
     AccessLogFields, AccessLogFilters, AccessLogFormat, AccessLogSettings, DEFAULT_QUEUE, FieldMode,
     HeaderMode, LogTarget,

@@ -42,6 +42,17 @@ pub struct OriginPart {
     pub bytes: u64,
 }
 
+/// What a TLS connection agreed on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsPart {
+    /// `1.3`.
+    pub version: &'static str,
+    /// As Go names it.
+    pub cipher: Box<str>,
+    /// Of the certificate that the client showed.
+    pub client_subject: Option<Box<str>>,
+}
+
 /// Header fields picked for the log by [`AccessLog::pick`](super::AccessLog::pick); secrets are
 /// replaced already.
 pub type PickedFields = SmallVec<[(HeaderName, HeaderValue); 2]>;
@@ -81,6 +92,8 @@ pub struct AccessRecord {
     pub version: Version,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// What the client's connection agreed on, if it is TLS.
+    pub tls: Option<Arc<TlsPart>>,
     /// Bytes of the request's body.
     pub request_bytes: u64,
     /// What the endpoint sent; `None` if no response head came.
@@ -95,6 +108,8 @@ pub struct AccessRecord {
     pub tried: SmallVec<[EndpointText; 2]>,
     /// Why it ended.
     pub end: End,
+    /// The limit that refused it, and which of its windows.
+    pub limit: Option<Arc<str>>,
     /// Of the configuration it ran under.
     pub generation: u64,
     /// Fields of the request.

@@ -37,6 +37,7 @@ fn record() -> AccessRecord {
         query: Some(Text::from_static("page=2")),
         version: Version::HTTP_11,
         scheme: "https",
+        tls: None,
         request_bytes: 0,
         origin: Some(OriginPart { status: 200, duration: Duration::from_millis(1_000), bytes: 17 }),
         status: 200,
@@ -47,6 +48,7 @@ fn record() -> AccessRecord {
             EndpointText::Name("10.0.0.1:8080".into())
         ],
         end: End::Completed,
+        limit: None,
         generation: 3,
         request_fields: PickedFields::new(),
         origin_fields: PickedFields::new(),

@@ -16,8 +16,8 @@ use crate::http::error::{Fault, ProxyError};
 use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, HedgeWinner, LimitDecision, MethodLabel,
-    MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, HedgeWinner, LimitDecision,
+    MethodLabel, MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -35,12 +35,16 @@ const OVERFLOW: ExchangeKey =
 pub(super) enum Figure {
     Accepted,
     Closed,
+    Handshake,
+    Handshaking,
     UpstreamConnect,
     PoolIdle,
     Retry,
     BudgetExhausted,
     LostNonIdempotent,
     Limit,
+    Outbound,
+    Pause,
     Timeout,
     Hedge,
 }
@@ -133,6 +137,22 @@ impl CoreMetrics {
         self.small((Figure::Closed, entry_point.0, reason as u8), |cell| cell.add(1));
     }
 
+    /// Counts a TLS handshake that began; every one must be ended by [`Self::handshake_ended`].
+    pub fn handshake_begun(&self, entry_point: EntryPointLabel) {
+        self.small((Figure::Handshaking, entry_point.0, 0), |cell| cell.add(1));
+    }
+
+    /// Counts the end of a TLS handshake that had begun.
+    pub fn handshake_ended(&self, entry_point: EntryPointLabel, outcome: Handshake) {
+        self.small((Figure::Handshaking, entry_point.0, 0), |cell| cell.sub(1));
+        self.handshake_refused(entry_point, outcome);
+    }
+
+    /// Counts a TLS handshake that was not begun.
+    pub fn handshake_refused(&self, entry_point: EntryPointLabel, outcome: Handshake) {
+        self.small((Figure::Handshake, entry_point.0, outcome as u8), |cell| cell.add(1));
+    }
+
     /// Counts how an attempt came by its connection.
     pub fn upstream_connect(&self, service: ServiceLabel, outcome: ConnectOutcome) {
         self.small((Figure::UpstreamConnect, service.0, outcome as u8), |cell| cell.add(1));
@@ -171,6 +191,16 @@ impl CoreMetrics {
     /// Counts what a limiter said.
     pub fn limited(&self, middleware: MiddlewareLabel, decision: LimitDecision) {
         self.small((Figure::Limit, middleware.0, decision as u8), |cell| cell.add(1));
+    }
+
+    /// Counts what the limit on what goes out to a service said.
+    pub fn outbound_limited(&self, service: ServiceLabel, decision: LimitDecision) {
+        self.small((Figure::Outbound, service.0, decision as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a pause that an upstream asked for.
+    pub fn outbound_paused(&self, service: ServiceLabel) {
+        self.small((Figure::Pause, service.0, 0), |cell| cell.add(1));
     }
 
     /// Counts a deadline that fired; once, where it fires, whether or not another attempt follows.

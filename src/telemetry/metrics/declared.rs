@@ -65,6 +65,11 @@ metrics! {
     CONNECTIONS_CLOSED = Counter "sluicegate_connections_closed_total" "Client connections that ended, by entry point and reason.";
     CONNECTIONS_REFUSED = Counter "sluicegate_connections_refused_total" "Client connections that were closed as they came in, by entry point and the limit they were over.";
     CONNECTIONS_OPEN = Gauge "sluicegate_connections_open" "Client connections now, by entry point.";
+    // --- TLS ---------------------------------------------------------------------------------
+    TLS_HANDSHAKES = Counter "sluicegate_tls_handshakes_total" "TLS handshakes of clients that ended, by entry point and outcome.";
+    TLS_HANDSHAKING = Gauge "sluicegate_tls_handshakes_in_progress" "TLS handshakes of clients now, by entry point.";
+    TLS_CERTS_NOT_AFTER = Gauge "sluicegate_tls_certs_not_after" "When a certificate in use expires, in seconds since 1970.";
+    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates whose files hold something that cannot be used, so that what was loaded before stays in use.";
     // --- upstream ----------------------------------------------------------------------------
     UPSTREAM_CONNECTS = Counter "sluicegate_upstream_connects_total" "How attempts came by their upstream connection, by service.";
     UPSTREAM_IDLE = Gauge "sluicegate_upstream_idle_connections" "Upstream connections that wait in the pools, by service.";
@@ -80,6 +85,9 @@ metrics! {
     QUEUE_WAIT_SECONDS = Counter "sluicegate_service_queue_wait_seconds_total" "How long requests waited that got a place, together, by service.";
     QUEUE_REFUSED = Counter "sluicegate_service_queue_refused_total" "Requests that got no place, by service and reason: the queue was full, the wait too long, or one that matters more came.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
+    ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
+    SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";
     // --- policy ------------------------------------------------------------------------------
     LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
     CIRCUIT_STATE = Gauge "sluicegate_circuit_breaker_state" "Whether a circuit is closed (0), open (1) or half-open (2), by middleware and router.";
@@ -87,6 +95,18 @@ metrics! {
     CIRCUIT_REFUSED = Counter "sluicegate_circuit_breaker_refused_total" "Requests that an open or half-open circuit refused, by middleware and router.";
     OVERLOAD_LEVEL = Gauge "sluicegate_overload_level" "How scarce memory is: 0 not, 1 requests of low importance are refused, 2 all but those of high importance.";
     OVERLOAD_REFUSED = Counter "sluicegate_overload_refused_total" "What the whole proxy's own limits refused: requests for want of memory, connections that were told so, and connections that were closed.";
+    OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
+    OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
+    LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";
+    LIMIT_BYTES = Gauge "sluicegate_limiter_bytes" "Memory of the tables that hold buckets of rate limits, by limit.";
+    LIMIT_EVICTED = Counter "sluicegate_limiter_evicted_total" "Buckets that were pushed out while requests were still owed to them, by limit; more than a few mean that its bound is too small.";
+    LIMIT_SHARED = Counter "sluicegate_limiter_shared_total" "Decisions of limits that replicas share, by limit and by who decided: redis, this replica within its lease or because redis had just refused (known), or onFailure because redis was away, late, failed or crowded.";
+    LIMIT_VIEWS = Gauge "sluicegate_limiter_views" "Keys of shared limits that this replica knows something of, by limit.";
+    REDIS_UP = Gauge "sluicegate_redis_up" "Whether a redis is asked (1) or counts as away (0).";
+    REDIS_OUTAGES = Counter "sluicegate_redis_outages_total" "How often a redis was found to be away.";
+    REDIS_CALLS = Counter "sluicegate_redis_calls_total" "Calls to a redis, by whether they were answered in time, late, or failed; a late one may fail as well.";
+    REDIS_QUESTIONS = Counter "sluicegate_redis_questions_total" "Questions in calls that were answered in time.";
+    REDIS_SECONDS = Counter "sluicegate_redis_call_seconds_total" "What calls took that were answered in time, in seconds.";
     // --- configuration -----------------------------------------------------------------------
     CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted.";
     CONFIG_LAST_SUCCESS = Gauge "sluicegate_config_last_reload_success_timestamp_seconds" "When a document was last accepted, in seconds since 1970.";
@@ -119,6 +139,7 @@ metrics! {
     TRAEFIK_SERVICE_BYTES_IN = Counter "traefik_service_requests_bytes_total" "As sluicegate_service_requests_bytes_total.";
     TRAEFIK_SERVICE_BYTES_OUT = Counter "traefik_service_responses_bytes_total" "As sluicegate_service_responses_bytes_total.";
     TRAEFIK_OPEN_CONNECTIONS = Gauge "traefik_open_connections" "As sluicegate_connections_open.";
+    TRAEFIK_TLS_CERTS = Gauge "traefik_tls_certs_not_after" "As sluicegate_tls_certs_not_after.";
     TRAEFIK_RETRIES = Counter "traefik_service_retries_total" "As sluicegate_service_retries_total, without the reason.";
     TRAEFIK_SERVER_UP = Gauge "traefik_service_server_up" "As sluicegate_service_endpoint_up.";
     TRAEFIK_CONFIG_RELOADS = Counter "traefik_config_reloads_total" "Documents accepted.";

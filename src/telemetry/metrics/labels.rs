@@ -108,8 +108,54 @@ labels! {
         Refused => "refused",
         /// Reading or writing failed.
         Failed => "failed",
+        /// The TLS handshake failed.
+        Handshake => "handshake",
         /// The upstream's side ended it: a cut response, or the end of a tunnel.
         Upstream => "upstream",
+    }
+}
+
+impl CloseReason {
+    /// Whether everything that the client got is whole.
+    pub fn is_clean(self) -> bool {
+        match self {
+            Self::Client | Self::Answered | Self::Idle | Self::Aged | Self::Malformed | Self::Drained => true,
+            Self::Timeout | Self::Cut | Self::Refused | Self::Failed | Self::Handshake | Self::Upstream => {
+                false
+            }
+        }
+    }
+}
+
+labels! {
+    /// How a client's TLS handshake ended.
+    Handshake {
+        /// A new session.
+        Full => "full",
+        /// An earlier session went on.
+        Resumed => "resumed",
+        /// Not done within `handshakeTimeout`.
+        Timeout => "timeout",
+        /// Turned away: as many are under way as may be.
+        Busy => "busy",
+        /// The client closed in its middle.
+        Closed => "closed",
+        /// What came is not TLS.
+        Malformed => "malformed",
+        /// No version, suite or group in common.
+        NothingInCommon => "nothing_in_common",
+        /// No protocol (ALPN) in common.
+        NoProtocol => "no_protocol",
+        /// There is no certificate for the name, and `sniStrict` is on.
+        UnknownName => "unknown_name",
+        /// The client showed no certificate.
+        NoClientCertificate => "no_client_certificate",
+        /// The client's certificate is not trusted.
+        BadClientCertificate => "bad_client_certificate",
+        /// The client did not like what it was shown.
+        RefusedByClient => "refused_by_client",
+        /// Anything else.
+        Failed => "failed",
     }
 }
 
@@ -124,6 +170,8 @@ labels! {
         Failed => "failed",
         /// Not open within `dialTimeout`.
         TimedOut => "timed_out",
+        /// The TLS handshake failed or took too long.
+        Tls => "tls_failed",
     }
 }
 
@@ -136,6 +184,8 @@ labels! {
         Connect => "connect_failed",
         /// Connecting took too long.
         ConnectTimeout => "connect_timeout",
+        /// The TLS handshake failed.
+        Tls => "tls_failed",
         /// The connection ended before a response.
         Closed => "upstream_closed",
         /// No response head in time.
@@ -158,8 +208,12 @@ labels! {
         Allowed => "allowed",
         /// Goes on after a pause.
         Delayed => "delayed",
-        /// Ends with 429.
+        /// Ends with 429, or what the limit answers instead.
         Refused => "refused",
+        /// Goes on, although it would have been refused: the limit is in shadow mode.
+        Shadow => "shadow",
+        /// Decided by this replica alone, because the shared store gave no answer in time.
+        Fallback => "fallback",
     }
 }
 
@@ -182,6 +236,8 @@ labels! {
         ResponseHeader => "response_header",
         /// No byte either way.
         Idle => "idle",
+        /// `handshakeTimeout`, of clients.
+        Handshake => "handshake",
         /// The request's head.
         ClientHead => "client_head",
         /// The request's body.

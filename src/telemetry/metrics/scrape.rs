@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, HedgeWinner, LimitDecision, RetryReason, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, Handshake, HedgeWinner, LimitDecision, RetryReason, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -75,6 +75,18 @@ const SMALL: &[SmallFamily] = &[
         word: Some(("reason", |value| CloseReason::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
+        metric: declared::TLS_HANDSHAKES,
+        figure: Figure::Handshake,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: Some(("outcome", |value| Handshake::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::TLS_HANDSHAKING,
+        figure: Figure::Handshaking,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: None,
+    },
+    SmallFamily {
         metric: declared::UPSTREAM_CONNECTS,
         figure: Figure::UpstreamConnect,
         name: Some(("service", Kindred::Service)),
@@ -115,6 +127,18 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::Limit,
         name: Some(("middleware", Kindred::Middleware)),
         word: Some(("decision", |value| LimitDecision::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::OUTBOUND_DECISIONS,
+        figure: Figure::Outbound,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("decision", |value| LimitDecision::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::OUTBOUND_PAUSES,
+        figure: Figure::Pause,
+        name: Some(("service", Kindred::Service)),
+        word: None,
     },
 ];
 
@@ -193,6 +217,9 @@ impl Metrics {
         self.configuration(&mut page, &settings);
         self.access_log_lines(&mut page);
         for (metric, source) in self.sources.lock().iter() {
+            if metric.name.starts_with("traefik_") && !settings.traefik_names {
+                continue;
+            }
             page.family(metric);
             for sample in source() {
                 let labels: Vec<_> =

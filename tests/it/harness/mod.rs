@@ -7,12 +7,15 @@ pub mod client;
 pub mod load;
 pub mod origin;
 pub mod proxy;
+pub mod redis;
+pub mod tls;
 pub mod wire;
 
 use std::fmt::Debug;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::redis::RedisServer;
 pub use client::Client;
 pub use load::Load;
 pub use origin::{BlackHole, Origin, Refused, origin};

@@ -1,0 +1,719 @@
+//! Which endpoints of a service do worse than their siblings, as a pure decision over what their attempts came to.
+//!
+//! [`Detector::step`] reads tallies, the newest set and `now`; it says what to do and keeps what it saw.
+//! Nothing is ejected for what all endpoints do alike, and never the last one. Never: sockets, clocks, tasks.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::common::clock::Millis;
+use crate::endpoint::EndpointId;
+use crate::endpoint::health::Status;
+use crate::endpoint::set::{EndpointSet, Member};
+use crate::endpoint::tally::{Delta, Runs, Seen, micros_of_log};
+
+/// Where an endpoint stands with those who watch its answers.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Passive {
+    /// It gets its share.
+    #[default]
+    Admitted,
+    /// It gets nothing for a while.
+    Ejected,
+    /// It gets one request at a time until it has shown that it is well.
+    OnTrial,
+}
+
+/// What makes an endpoint an outlier (`loadBalancer.outlierDetection`, `passiveHealthCheck`). Times in milliseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutlierSettings {
+    /// How far back shares and latencies are looked at.
+    pub window: Millis,
+    /// Failures within `window` that eject, whatever the siblings do; Traefik's `maxFailedAttempts`. 0 for off.
+    pub max_failed_attempts: u32,
+    /// 5xx in a row. 0 for off, as for all that follow.
+    pub consecutive_5xx: u32,
+    /// 502, 503 and 504 in a row.
+    pub consecutive_gateway_errors: u32,
+    /// Attempts in a row without an answer.
+    pub consecutive_local_errors: u32,
+    /// Percentage points by which the share of failures is above the siblings'.
+    pub failure_share_deviation: u32,
+    /// How many times as long as at its siblings an answer usually takes.
+    pub latency_factor: u32,
+    /// An endpoint that usually answers faster than this is never too slow.
+    pub latency_floor: Millis,
+    /// No answer for so long while requests wait and the siblings answer.
+    pub stall_timeout: Millis,
+    /// Requests within `window` below which shares and latencies say nothing.
+    pub minimum_requests: u32,
+    /// How long the first ejection takes; the n-th in a row takes n times as long.
+    pub base_ejection_time: Millis,
+    /// No ejection takes longer.
+    pub max_ejection_time: Millis,
+    /// Of the endpoints of the service that are up and have a weight. One may always be ejected, never the last.
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierSettings {
+    fn default() -> Self {
+        Self {
+            window: 10_000,
+            max_failed_attempts: 0,
+            consecutive_5xx: 5,
+            consecutive_gateway_errors: 3,
+            consecutive_local_errors: 5,
+            failure_share_deviation: 20,
+            latency_factor: 10,
+            latency_floor: 500,
+            stall_timeout: 1_000,
+            minimum_requests: 20,
+            base_ejection_time: 10_000,
+            max_ejection_time: 300_000,
+            max_ejection_percent: 67,
+        }
+    }
+}
+
+/// Why an endpoint is ejected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Why {
+    /// So many failures within the window (`passiveHealthCheck`).
+    Failures(u32),
+    /// So many 5xx in a row.
+    ServerErrors(u32),
+    /// So many 502, 503 and 504 in a row.
+    GatewayErrors(u32),
+    /// So many attempts in a row without an answer.
+    LocalErrors(u32),
+    /// Share of failures, and that of the siblings, in percent.
+    FailureShare(u32, u32),
+    /// Usual latency, and that of the siblings, in milliseconds.
+    Latency(u32, u32),
+    /// Milliseconds without an answer.
+    Stalled(Millis),
+    /// It failed while it was on trial.
+    Trial,
+}
+
+impl Why {
+    /// The word for metrics; a closed set.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self.place()]
+    }
+
+    /// Every word there is.
+    pub const ALL: [&str; 8] = [
+        "failures",
+        "server_errors",
+        "gateway_errors",
+        "local_errors",
+        "failure_share",
+        "latency",
+        "stalled",
+        "trial",
+    ];
+
+    /// Its place among [`Why::ALL`].
+    pub fn place(self) -> usize {
+        match self {
+            Self::Failures(_) => 0,
+            Self::ServerErrors(_) => 1,
+            Self::GatewayErrors(_) => 2,
+            Self::LocalErrors(_) => 3,
+            Self::FailureShare(..) => 4,
+            Self::Latency(..) => 5,
+            Self::Stalled(_) => 6,
+            Self::Trial => 7,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failures(count) => write!(f, "{count} failures within the window"),
+            Self::ServerErrors(count) => write!(f, "{count} answers in a row with a status of 500 or more"),
+            Self::GatewayErrors(count) => write!(f, "{count} answers in a row with 502, 503 or 504"),
+            Self::LocalErrors(count) => write!(f, "{count} requests in a row without an answer"),
+            Self::FailureShare(own, others) => {
+                write!(f, "{own} % of its requests fail, {others} % of its siblings'")
+            }
+            Self::Latency(own, others) => {
+                write!(f, "it usually answers after {own} ms, its siblings after {others} ms")
+            }
+            Self::Stalled(millis) => write!(f, "no answer for {millis} ms while its siblings answer"),
+            Self::Trial => f.write_str("it failed again on trial"),
+        }
+    }
+}
+
+/// What to do with an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Take it out, unless too many are; then tell [`Detector::ejected`].
+    Eject(Why),
+    /// Its time is over, or a check passed: let it try.
+    Try,
+    /// It is well again.
+    Admit,
+}
+
+/// What is remembered of a service's endpoints between two looks.
+#[derive(Debug, Default)]
+pub struct Detector {
+    trackers: HashMap<EndpointId, Tracker>,
+}
+
+#[derive(Debug, Default)]
+struct Tracker {
+    seen: Seen,
+    checks_seen: u32,
+    /// This half of the window, and the one before.
+    halves: [Sums; 2],
+    half_began: Millis,
+    /// Attempts under way.
+    awaiting: u32,
+    /// Attempts begun since the last answer.
+    asked: u32,
+    /// Since when it has owed as many answers as make silence mean something.
+    silent_since: Option<Millis>,
+    /// Ejections in a row.
+    ejections: u32,
+    /// How long the last one took, and when it ends.
+    pause: Millis,
+    until: Millis,
+    /// Since when it has been admitted.
+    clean_since: Millis,
+    /// While on trial.
+    trial: Sums,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    requests: u32,
+    failures: u32,
+    answers: u32,
+    log_latency: u64,
+}
+
+impl Sums {
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.answers += other.answers;
+        self.log_latency += other.log_latency;
+    }
+
+    fn of(delta: &Delta) -> Self {
+        Self {
+            requests: delta.answers.saturating_add(delta.no_answers),
+            failures: delta.server_errors + delta.no_answers + delta.broken_off,
+            answers: delta.answers,
+            log_latency: delta.log_latency,
+        }
+    }
+
+    /// At most 1, although an answer that breaks off late counts in another window than it began in.
+    fn failure_share(self) -> f64 {
+        (f64::from(self.failures) / f64::from(self.requests.max(1))).min(1.0)
+    }
+
+    /// Milliseconds, once there was an answer.
+    fn latency(self) -> Option<f64> {
+        let mean = self.log_latency as f64 / f64::from(self.answers);
+        (self.answers > 0).then(|| micros_of_log(mean) / 1000.0)
+    }
+
+    /// By how many standard deviations its failures exceed what it would have if it were like `others`.
+    fn excess(self, others: Self) -> f64 {
+        if self.requests == 0 || others.requests == 0 {
+            return 0.0;
+        }
+        let (own, other) = (f64::from(self.requests), f64::from(others.requests));
+        let pooled = (self.failure_share() * own + others.failure_share() * other) / (own + other);
+        let deviation = (pooled * (1.0 - pooled) * (1.0 / own + 1.0 / other)).sqrt();
+        if deviation == 0.0 { 0.0 } else { (self.failure_share() - others.failure_share()) / deviation }
+    }
+}
+
+impl Detector {
+    /// Takes what has happened since the last step into account. Some steps a second.
+    ///
+    /// Cost: in proportion to the endpoints of the set.
+    pub fn step(
+        &mut self,
+        set: &EndpointSet,
+        settings: &OutlierSettings,
+        now: Millis,
+    ) -> Vec<(EndpointId, Action)> {
+        self.trackers.retain(|id, _| set.member(*id).is_some());
+        let mut whole = Sums::default();
+        for member in set.members() {
+            let tracker = self.trackers.entry(member.endpoint.id()).or_insert_with(|| Tracker {
+                half_began: now,
+                clean_since: now,
+                ..Tracker::default()
+            });
+            tracker.look(member, settings, now);
+            if takes_part(member) {
+                whole.add(tracker.window());
+            }
+        }
+        let mut actions = Vec::new();
+        for member in set.members() {
+            let id = member.endpoint.id();
+            let Some(tracker) = self.trackers.get_mut(&id) else { continue };
+            let others = if takes_part(member) { whole.without(tracker.window()) } else { whole };
+            let action = match member.passive {
+                Passive::Admitted => tracker.judge(member, settings, others, now).map(Action::Eject),
+                Passive::Ejected => tracker.may_try(member, now).then_some(Action::Try),
+                Passive::OnTrial => tracker.judge_trial(settings, others, now),
+            };
+            actions.extend(action.map(|action| (id, action)));
+        }
+        actions
+    }
+
+    /// An endpoint was ejected as [`Action::Eject`] asked. Gives for how long, and the how manieth in a row it is.
+    pub fn ejected(&mut self, member: &Member, settings: &OutlierSettings, now: Millis) -> (Millis, u32) {
+        let tracker = self.trackers.entry(member.endpoint.id()).or_default();
+        tracker.ejections = tracker.ejections.saturating_add(1);
+        let time = settings.base_ejection_time.saturating_mul(tracker.ejections.into());
+        tracker.pause = time.min(settings.max_ejection_time.max(settings.base_ejection_time));
+        tracker.until = now.saturating_add(tracker.pause);
+        tracker.checks_seen = member.endpoint.tally().checks_passed();
+        tracker.clear();
+        (tracker.pause, tracker.ejections)
+    }
+
+    /// An endpoint is on trial, or admitted, as was asked.
+    pub fn let_in(&mut self, member: &Member, now: Millis) {
+        let tracker = self.trackers.entry(member.endpoint.id()).or_default();
+        tracker.clear();
+        tracker.clean_since = now;
+        tracker.half_began = now;
+        member.endpoint.tally().forgive();
+        member.endpoint.tally().allow_trials(1);
+    }
+}
+
+/// Whether an endpoint is one of those that others are compared with.
+fn takes_part(member: &Member) -> bool {
+    member.passive == Passive::Admitted && member.health.status() == Status::Up && member.weight > 0
+}
+
+impl Sums {
+    fn without(self, part: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(part.requests),
+            failures: self.failures.saturating_sub(part.failures),
+            answers: self.answers.saturating_sub(part.answers),
+            log_latency: self.log_latency.saturating_sub(part.log_latency),
+        }
+    }
+}
+
+impl Tracker {
+    /// Counts what came since the last look.
+    fn look(&mut self, member: &Member, settings: &OutlierSettings, now: Millis) {
+        let delta = self.seen.advance(member.endpoint.tally());
+        let half = (settings.window / 2).max(1);
+        if now >= self.half_began + half {
+            let stale = now >= self.half_began + 2 * half;
+            self.halves = [Sums::default(), if stale { Sums::default() } else { self.halves[0] }];
+            self.half_began = now;
+        }
+        let sums = Sums::of(&delta);
+        self.halves[0].add(sums);
+        self.trial.add(sums);
+        self.awaiting = (self.awaiting + delta.started).saturating_sub(delta.answers + delta.unanswered);
+        let needed = stall_requests(member.passive);
+        if delta.answers > 0 {
+            self.asked = 0;
+            self.silent_since = None;
+        } else {
+            self.asked = self.asked.saturating_add(delta.started);
+        }
+        if self.asked.max(self.awaiting) >= needed {
+            self.silent_since.get_or_insert(now);
+        }
+        if member.passive == Passive::OnTrial && (delta.answers > 0 || delta.unanswered > 0) {
+            member.endpoint.tally().allow_trials(1);
+        }
+        // Each good stretch as long as the last ejection takes one off the row.
+        let stretch = self.pause.max(settings.window);
+        if member.passive == Passive::Admitted && self.ejections > 0 && now >= self.clean_since + stretch {
+            self.ejections -= 1;
+            self.clean_since = now;
+        }
+    }
+
+    fn window(&self) -> Sums {
+        let mut sums = self.halves[0];
+        sums.add(self.halves[1]);
+        sums
+    }
+
+    fn clear(&mut self) {
+        self.halves = [Sums::default(); 2];
+        self.trial = Sums::default();
+        self.asked = 0;
+        self.silent_since = None;
+    }
+
+    /// Whether one that is admitted should not be.
+    fn judge(&self, member: &Member, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Why> {
+        if !takes_part(member) {
+            return None;
+        }
+        let own = self.window();
+        let reaches = |value: u32, limit: u32| limit > 0 && value >= limit;
+        if reaches(own.failures, settings.max_failed_attempts) {
+            return Some(Why::Failures(own.failures));
+        }
+        let Runs { server_errors, gateway_errors, no_answers } = member.endpoint.tally().runs();
+        if reaches(no_answers, settings.consecutive_local_errors) && others.failure_share() <= 0.5 {
+            return Some(Why::LocalErrors(no_answers));
+        }
+        if let Some(silence) = self.stalled(settings, others, now) {
+            return Some(Why::Stalled(silence));
+        }
+        let excess = own.excess(others);
+        if excess >= RUN_EXCESS && reaches(gateway_errors, settings.consecutive_gateway_errors) {
+            return Some(Why::GatewayErrors(gateway_errors));
+        }
+        if excess >= RUN_EXCESS && reaches(server_errors, settings.consecutive_5xx) {
+            return Some(Why::ServerErrors(server_errors));
+        }
+        let enough = |sums: Sums| sums.requests >= settings.minimum_requests.max(1);
+        let percent = |sums: Sums| (sums.failure_share() * 100.0) as u32;
+        let deviation = settings.failure_share_deviation;
+        if deviation > 0
+            && enough(own)
+            && enough(others)
+            && excess >= SHARE_EXCESS
+            && (own.failure_share() - others.failure_share()) * 100.0 >= f64::from(deviation)
+        {
+            return Some(Why::FailureShare(percent(own), percent(others)));
+        }
+        if enough(own) && enough(others) {
+            return too_slow(own, others, settings, f64::from(settings.latency_factor));
+        }
+        None
+    }
+
+    /// What becomes of one on trial.
+    fn judge_trial(&self, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Action> {
+        let trial = self.trial;
+        let alike = others.failure_share() > 0.5;
+        if trial.failures > 0 && !alike {
+            return Some(Action::Eject(Why::Trial));
+        }
+        if let Some(silence) = self.stalled(settings, others, now) {
+            return Some(Action::Eject(Why::Stalled(silence)));
+        }
+        if trial.answers < TRIAL_PASSES {
+            return None;
+        }
+        // Half of what ejects: what is on the edge would come and go.
+        match too_slow(trial, others, settings, f64::from(settings.latency_factor) / 2.0) {
+            Some(why) => Some(Action::Eject(why)),
+            None => Some(Action::Admit),
+        }
+    }
+
+    /// For how long it has owed an answer while its siblings answered.
+    fn stalled(&self, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Millis> {
+        if settings.stall_timeout == 0 {
+            return None;
+        }
+        let silence = now.saturating_sub(self.silent_since?);
+        // Where an answer usually takes long, so may this one.
+        let usual = others.latency()? * STALL_FACTOR;
+        let good = others.answers.saturating_sub(others.failures);
+        let stalled = silence >= settings.stall_timeout && silence as f64 >= usual && good >= STALL_REQUESTS;
+        stalled.then_some(silence)
+    }
+
+    /// Whether one that is ejected may try: its time is over; or, the first time, a check has passed since. Not again
+    /// later, since a check may well pass where requests fail.
+    fn may_try(&self, member: &Member, now: Millis) -> bool {
+        let checked = member.endpoint.tally().checks_passed() != self.checks_seen;
+        now >= self.until || (checked && self.ejections <= 1)
+    }
+}
+
+/// Requests that wait before silence means anything.
+fn stall_requests(passive: Passive) -> u32 {
+    match passive {
+        Passive::Admitted | Passive::Ejected => STALL_REQUESTS,
+        Passive::OnTrial => 1,
+    }
+}
+
+fn too_slow(own: Sums, others: Sums, settings: &OutlierSettings, factor: f64) -> Option<Why> {
+    let (own, others) = (own.latency()?, others.latency()?);
+    let slow = settings.latency_factor > 0
+        && own >= settings.latency_floor as f64
+        && own >= others * factor.max(1.0);
+    slow.then_some(Why::Latency(own as u32, others as u32))
+}
+
+/// One or two may be slow by themselves.
+const STALL_REQUESTS: u32 = 3;
+/// Silence of less than so many usual latencies of the siblings is none.
+const STALL_FACTOR: f64 = 8.0;
+/// Good answers in a row that end a trial.
+const TRIAL_PASSES: u32 = 3;
+/// Standard deviations: for a row of failures, one chance in 700 that it is chance.
+const RUN_EXCESS: f64 = 3.0;
+/// The same for shares, which are looked at all the time: one in 30,000.
+const SHARE_EXCESS: f64 = 4.0;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::endpoint::set::tests::set_of;
+    use crate::endpoint::tally::Verdict;
+
+    /// A service whose time goes on by hand.
+    struct Service {
+        set: EndpointSet,
+        detector: Detector,
+        settings: OutlierSettings,
+        now: Millis,
+    }
+
+    impl Service {
+        fn new(endpoints: usize) -> Self {
+            let mut service = Self {
+                set: set_of(&vec![1; endpoints]),
+                detector: Detector::default(),
+                settings: OutlierSettings::default(),
+                now: 1_000,
+            };
+            service.step(0);
+            service
+        }
+
+        fn count(&self, index: usize, times: u32, verdict: Verdict) {
+            for _ in 0..times {
+                self.begin(index, 1);
+                self.set.members()[index].endpoint.tally().ended(verdict);
+            }
+        }
+
+        fn begin(&self, index: usize, times: u32) {
+            for _ in 0..times {
+                self.set.members()[index].endpoint.tally().begin();
+            }
+        }
+
+        /// What is done after `millis`, by place in the list.
+        fn step(&mut self, millis: Millis) -> Vec<(usize, Action)> {
+            self.now += millis;
+            let actions = self.detector.step(&self.set, &self.settings, self.now);
+            let mut done = Vec::new();
+            for (id, action) in actions {
+                let passive = match action {
+                    Action::Eject(_) => Passive::Ejected,
+                    Action::Try => Passive::OnTrial,
+                    Action::Admit => Passive::Admitted,
+                };
+                let Some(set) = self.set.with_passive(id, passive, self.settings.max_ejection_percent) else {
+                    continue;
+                };
+                self.set = set;
+                let place = self.set.members().iter().position(|member| member.endpoint.id() == id);
+                let place = place.expect("a member");
+                let member = self.set.members()[place].clone();
+                match action {
+                    Action::Eject(_) => {
+                        self.detector.ejected(&member, &self.settings, self.now);
+                    }
+                    Action::Try | Action::Admit => self.detector.let_in(&member, self.now),
+                }
+                done.push((place, action));
+            }
+            done
+        }
+    }
+
+    const GOOD: Verdict = Verdict::Answered(Duration::from_millis(5));
+    const BAD: Verdict = Verdict::ServerError(Duration::from_millis(5));
+
+    #[test]
+    fn one_that_answers_500_while_the_others_do_not_is_ejected() {
+        let mut service = Service::new(3);
+        service.count(1, 5, BAD);
+        service.count(0, 10, GOOD);
+        service.count(2, 10, GOOD);
+        assert_eq!(service.step(100), [(1, Action::Eject(Why::ServerErrors(5)))]);
+        assert_eq!(service.set.available(), 2);
+    }
+
+    #[test]
+    fn what_all_do_alike_ejects_nobody() {
+        let mut service = Service::new(3);
+        for _ in 0..50 {
+            for index in 0..3 {
+                service.count(index, 5, BAD);
+            }
+            assert_eq!(service.step(100), []);
+        }
+        for index in 0..3 {
+            service.count(index, 20, Verdict::NoAnswer);
+            service.begin(index, 20);
+        }
+        assert_eq!(service.step(100), []);
+        assert_eq!(service.step(5_000), []);
+    }
+
+    #[test]
+    fn a_lone_endpoint_is_never_ejected() {
+        let mut service = Service::new(1);
+        service.settings.max_failed_attempts = 1;
+        service.count(0, 50, BAD);
+        service.count(0, 50, Verdict::NoAnswer);
+        service.begin(0, 50);
+        service.step(100);
+        service.step(60_000);
+        assert_eq!(service.set.available(), 1);
+    }
+
+    #[test]
+    fn one_that_says_nothing_while_the_others_answer_is_ejected_after_a_second() {
+        let mut service = Service::new(3);
+        for tick in 0..30 {
+            service.begin(1, 5);
+            service.count(0, 5, GOOD);
+            service.count(2, 5, GOOD);
+            let done = service.step(100);
+            if !done.is_empty() {
+                assert!(matches!(done[..], [(1, Action::Eject(Why::Stalled(1_000..=1_200)))]), "{done:?}");
+                assert!((9..=12).contains(&tick), "{tick}");
+                return;
+            }
+        }
+        panic!("still there");
+    }
+
+    #[test]
+    fn a_few_long_requests_are_no_stall_while_others_are_answered() {
+        let mut service = Service::new(2);
+        service.begin(0, 10);
+        for _ in 0..100 {
+            service.count(0, 1, GOOD);
+            service.count(1, 1, GOOD);
+            assert_eq!(service.step(100), []);
+        }
+    }
+
+    #[test]
+    fn silence_shorter_than_what_the_siblings_usually_take_is_none() {
+        let mut service = Service::new(2);
+        for _ in 0..20 {
+            service.begin(0, 1);
+            service.count(1, 1, Verdict::Answered(Duration::from_secs(2)));
+            assert_eq!(service.step(500), []);
+        }
+    }
+
+    #[test]
+    fn one_that_is_ten_times_as_slow_is_ejected_but_not_for_a_few_slow_answers() {
+        let slow = Verdict::Answered(Duration::from_millis(900));
+        let mut service = Service::new(3);
+        for index in 0..3 {
+            service.count(index, 50, GOOD);
+        }
+        service.count(1, 3, Verdict::Answered(Duration::from_secs(30)));
+        assert_eq!(service.step(100), []);
+        service.count(1, 400, slow);
+        service.count(2, 400, GOOD);
+        let done = service.step(100);
+        assert!(matches!(done[..], [(1, Action::Eject(Why::Latency(500..=900, 4..=6)))]), "{done:?}");
+    }
+
+    #[test]
+    fn a_share_of_failures_far_above_the_siblings_ejects() {
+        let mut service = Service::new(3);
+        for _ in 0..20 {
+            service.count(0, 1, BAD);
+            service.count(0, 1, GOOD);
+            service.count(1, 2, GOOD);
+            service.count(2, 2, GOOD);
+        }
+        let done = service.step(100);
+        assert!(matches!(done[..], [(0, Action::Eject(Why::FailureShare(50, 0)))]), "{done:?}");
+    }
+
+    #[test]
+    fn traefiks_own_keys_count_failures_within_the_window() {
+        let mut service = Service::new(2);
+        service.settings.max_failed_attempts = 2;
+        service.count(0, 1, BAD);
+        assert_eq!(service.step(100), []);
+        service.step(30_000);
+        service.count(0, 1, BAD);
+        assert_eq!(service.step(100), [], "the first one is long gone");
+        service.count(0, 1, BAD);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::Failures(2)))]);
+    }
+
+    #[test]
+    fn after_its_time_it_is_tried_and_each_failure_keeps_it_out_longer() {
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NoAnswer);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::LocalErrors(5)))]);
+        assert_eq!(service.step(9_900), []);
+        assert_eq!(service.step(100), [(0, Action::Try)]);
+        let tally = || service.set.members()[0].endpoint.tally();
+        assert!(tally().take_trial());
+        assert!(!tally().take_trial(), "one at a time");
+        service.count(0, 1, Verdict::NoAnswer);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::Trial))]);
+        assert_eq!(service.step(19_900), []);
+        assert_eq!(service.step(100), [(0, Action::Try)]);
+        for _ in 0..2 {
+            service.count(0, 1, GOOD);
+            assert_eq!(service.step(100), []);
+        }
+        service.count(0, 1, GOOD);
+        assert_eq!(service.step(100), [(0, Action::Admit)]);
+    }
+
+    #[test]
+    fn a_check_that_passes_ends_the_first_ejection_only() {
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NoAnswer);
+        service.step(100);
+        service.set.members()[0].endpoint.tally().check_passed();
+        assert_eq!(service.step(100), [(0, Action::Try)]);
+        service.count(0, 1, Verdict::NoAnswer);
+        service.step(100);
+        service.set.members()[0].endpoint.tally().check_passed();
+        assert_eq!(service.step(100), []);
+    }
+
+    #[test]
+    fn not_more_than_the_share_is_ejected_and_never_the_last() {
+        let mut service = Service::new(2);
+        for index in 0..2 {
+            service.count(index, 1, GOOD);
+        }
+        service.settings.max_failed_attempts = 1;
+        service.count(0, 1, BAD);
+        service.count(1, 1, BAD);
+        assert_eq!(service.step(100).len(), 1);
+        let mut service = Service::new(10);
+        service.settings.max_failed_attempts = 1;
+        service.settings.max_ejection_percent = 30;
+        for index in 0..10 {
+            service.count(index, 1, BAD);
+        }
+        assert_eq!(service.step(100).len(), 3);
+    }
+}

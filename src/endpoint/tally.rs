@@ -1,0 +1,311 @@
+//! What attempts at one endpoint came to, counted by all cores and read by the control plane.
+//!
+//! Counters only grow (and wrap): a reader keeps what it saw and takes the difference ([`Seen`]). Never: clocks,
+//! decisions; those are `crate::endpoint::outlier`'s.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What one attempt says of the endpoint it was made at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It answered, with a status below 500.
+    Answered(Duration),
+    /// It answered with 502, 503 or 504.
+    GatewayError(Duration),
+    /// It answered with another 5xx.
+    ServerError(Duration),
+    /// No answer came: connect failed or took too long, reset, not HTTP, no head in time.
+    NoAnswer,
+    /// Its answer broke off or stood still after the head, which was counted before.
+    BrokeOff,
+    /// Nobody waits any more, or whoever was at fault, it was not the endpoint.
+    Nothing,
+}
+
+/// On a cache line of its own, beside the load: an attempt writes both.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Tally {
+    /// Attempts that were begun.
+    started: AtomicU32,
+    /// Attempts that ended without an answer.
+    unanswered: AtomicU32,
+    /// Answers, and how long they took: their number in the upper [`COUNT_BITS`] bits, the sum of their latencies as
+    /// [`log_micros`] in the others. One addition counts both.
+    answers: AtomicU64,
+    server_errors: AtomicU32,
+    no_answers: AtomicU32,
+    broken_off: AtomicU32,
+    /// Active checks that passed.
+    checks_passed: AtomicU32,
+    /// Requests that may be given to it while it is on trial.
+    trials: AtomicU32,
+    /// Failures in a row. All are zero while the endpoint is well, so that a good answer reads one number.
+    runs: AtomicU64,
+}
+
+/// Failures in a row, of each kind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Runs {
+    /// Statuses 500 to 599.
+    pub server_errors: u32,
+    /// Statuses 502, 503 and 504.
+    pub gateway_errors: u32,
+    /// Attempts without an answer.
+    pub no_answers: u32,
+}
+
+/// What was counted between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Attempts that were begun.
+    pub started: u32,
+    /// Attempts that ended without an answer, for whatever reason.
+    pub unanswered: u32,
+    /// Heads that came.
+    pub answers: u32,
+    /// Of them with a status of 500 or more.
+    pub server_errors: u32,
+    /// Attempts that failed without an answer.
+    pub no_answers: u32,
+    /// Answers that broke off.
+    pub broken_off: u32,
+    /// Sum of the binary logarithms of the latencies in microseconds, in 256ths.
+    pub log_latency: u64,
+}
+
+/// What a reader has seen of a [`Tally`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    started: u32,
+    unanswered: u32,
+    answers: u64,
+    server_errors: u32,
+    no_answers: u32,
+    broken_off: u32,
+}
+
+impl Tally {
+    /// An attempt begins. It must end with [`ended`](Self::ended).
+    pub fn begin(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An attempt has ended, or (with [`Verdict::BrokeOff`]) its answer.
+    ///
+    /// Cost of a good answer: one addition and one load.
+    pub fn ended(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Answered(latency) => {
+                self.answer(latency);
+                if self.runs.load(Ordering::Relaxed) != 0 {
+                    self.runs.store(0, Ordering::Relaxed);
+                }
+            }
+            Verdict::GatewayError(latency) => {
+                self.answer(latency);
+                self.server_errors.fetch_add(1, Ordering::Relaxed);
+                self.run(|runs| Runs {
+                    server_errors: runs.server_errors + 1,
+                    gateway_errors: runs.gateway_errors + 1,
+                    no_answers: 0,
+                });
+            }
+            Verdict::ServerError(latency) => {
+                self.answer(latency);
+                self.server_errors.fetch_add(1, Ordering::Relaxed);
+                self.run(|runs| Runs {
+                    server_errors: runs.server_errors + 1,
+                    gateway_errors: 0,
+                    no_answers: 0,
+                });
+            }
+            Verdict::NoAnswer => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                self.no_answers.fetch_add(1, Ordering::Relaxed);
+                self.run(|runs| Runs { no_answers: runs.no_answers + 1, ..runs });
+            }
+            Verdict::BrokeOff => {
+                self.broken_off.fetch_add(1, Ordering::Relaxed);
+            }
+            Verdict::Nothing => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Failures in a row until now.
+    pub fn runs(&self) -> Runs {
+        Runs::unpack(self.runs.load(Ordering::Relaxed))
+    }
+
+    /// Ends every row of failures: what counts from here is what comes.
+    pub fn forgive(&self) {
+        self.runs.store(0, Ordering::Relaxed);
+    }
+
+    /// An active check passed.
+    pub fn check_passed(&self) {
+        self.checks_passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Active checks that passed until now.
+    pub fn checks_passed(&self) -> u32 {
+        self.checks_passed.load(Ordering::Relaxed)
+    }
+
+    /// Lets so many requests come while it is on trial; not more than that, whatever was left.
+    pub fn allow_trials(&self, requests: u32) {
+        self.trials.store(requests, Ordering::Relaxed);
+    }
+
+    /// Whether a request may be given to it while it is on trial.
+    pub fn has_trial(&self) -> bool {
+        self.trials.load(Ordering::Relaxed) > 0
+    }
+
+    /// A request is given to it while it is on trial; `false` when another one was faster.
+    pub fn take_trial(&self) -> bool {
+        let take = |left: u32| left.checked_sub(1);
+        self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn answer(&self, latency: Duration) {
+        self.answers.fetch_add((1 << SUM_BITS) + log_micros(latency), Ordering::Relaxed);
+    }
+
+    fn run(&self, next: impl Fn(Runs) -> Runs) {
+        let step = |runs| Some(next(Runs::unpack(runs)).pack());
+        // Always stored, as `step` always gives a value.
+        let _ = self.runs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+    }
+}
+
+impl Seen {
+    /// What was counted since the last call, or since the endpoint was made.
+    pub fn advance(&mut self, tally: &Tally) -> Delta {
+        let now = Self {
+            // First, so that an attempt never seems to have ended before it began.
+            answers: tally.answers.load(Ordering::Relaxed),
+            unanswered: tally.unanswered.load(Ordering::Relaxed),
+            server_errors: tally.server_errors.load(Ordering::Relaxed),
+            no_answers: tally.no_answers.load(Ordering::Relaxed),
+            broken_off: tally.broken_off.load(Ordering::Relaxed),
+            started: tally.started.load(Ordering::Relaxed),
+        };
+        let answers = now.answers.wrapping_sub(self.answers);
+        let delta = Delta {
+            started: now.started.wrapping_sub(self.started),
+            unanswered: now.unanswered.wrapping_sub(self.unanswered),
+            // At most 2^20: it was the upper end of 64 bits.
+            answers: (answers >> SUM_BITS) as u32,
+            server_errors: now.server_errors.wrapping_sub(self.server_errors),
+            no_answers: now.no_answers.wrapping_sub(self.no_answers),
+            broken_off: now.broken_off.wrapping_sub(self.broken_off),
+            log_latency: answers & ((1 << SUM_BITS) - 1),
+        };
+        *self = now;
+        delta
+    }
+}
+
+impl Runs {
+    fn pack(self) -> u64 {
+        let capped = |run: u32| u64::from(run.min(RUN_MAX));
+        capped(self.server_errors)
+            | capped(self.gateway_errors) << RUN_BITS
+            | capped(self.no_answers) << (2 * RUN_BITS)
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let part = |shift: u32| (packed >> shift) as u32 & RUN_MAX;
+        Self { server_errors: part(0), gateway_errors: part(RUN_BITS), no_answers: part(2 * RUN_BITS) }
+    }
+}
+
+/// The binary logarithm of a latency in microseconds, in 256ths; one microsecond or less is 0. Between powers of two
+/// a straight line, at most 9 % off.
+fn log_micros(latency: Duration) -> u64 {
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+    let whole = u64::from(micros.ilog2());
+    // The eight bits under the highest one.
+    let fraction = if whole >= 8 { micros >> (whole - 8) } else { micros << (8 - whole) } & 0xff;
+    whole << 8 | fraction
+}
+
+/// The latency in microseconds whose logarithm is `mean` 256ths; the other way of [`log_micros`].
+pub fn micros_of_log(mean: f64) -> f64 {
+    let (whole, fraction) = ((mean / 256.0).floor(), (mean / 256.0).fract());
+    whole.exp2() * (1.0 + fraction)
+}
+
+/// Of the number of answers between two looks: a million, where looks are at most some seconds apart.
+const COUNT_BITS: u32 = 20;
+/// Of the sum of their logarithms, each below 2^14: 2^30 of them.
+const SUM_BITS: u32 = 64 - COUNT_BITS;
+/// Of a row of failures.
+const RUN_BITS: u32 = 21;
+const RUN_MAX: u32 = (1 << RUN_BITS) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Verdict = Verdict::Answered(Duration::from_micros(1000));
+
+    #[test]
+    fn a_reader_sees_what_came_since_its_last_look() {
+        let (tally, mut seen) = (Tally::default(), Seen::default());
+        for verdict in [
+            FAST,
+            Verdict::ServerError(Duration::from_micros(4000)),
+            Verdict::NoAnswer,
+            Verdict::Nothing,
+            FAST,
+        ] {
+            tally.begin();
+            tally.ended(verdict);
+        }
+        tally.ended(Verdict::BrokeOff);
+        let delta = seen.advance(&tally);
+        assert_eq!((delta.started, delta.unanswered, delta.answers), (5, 2, 3));
+        assert_eq!((delta.server_errors, delta.no_answers, delta.broken_off), (1, 1, 1));
+        assert_eq!(seen.advance(&tally), Delta::default());
+    }
+
+    #[test]
+    fn the_mean_of_logarithms_is_the_usual_latency_whatever_a_single_one_took() {
+        let (tally, mut seen) = (Tally::default(), Seen::default());
+        for _ in 0..19 {
+            tally.ended(Verdict::Answered(Duration::from_millis(10)));
+        }
+        tally.ended(Verdict::Answered(Duration::from_secs(30)));
+        let delta = seen.advance(&tally);
+        let micros = micros_of_log(delta.log_latency as f64 / f64::from(delta.answers));
+        assert!((10_000.0..20_000.0).contains(&micros), "{micros}");
+    }
+
+    #[test]
+    fn a_row_ends_with_an_answer_of_another_kind() {
+        let tally = Tally::default();
+        let after = |verdict| {
+            tally.ended(verdict);
+            let runs = tally.runs();
+            (runs.server_errors, runs.gateway_errors, runs.no_answers)
+        };
+        assert_eq!(after(Verdict::GatewayError(Duration::ZERO)), (1, 1, 0));
+        assert_eq!(after(Verdict::NoAnswer), (1, 1, 1));
+        assert_eq!(after(Verdict::ServerError(Duration::ZERO)), (2, 0, 0));
+        assert_eq!(after(Verdict::Nothing), (2, 0, 0));
+        assert_eq!(after(FAST), (0, 0, 0));
+    }
+
+    #[test]
+    fn logarithms_go_there_and_back() {
+        for micros in [1_u64, 2, 3, 100, 1_000, 4_095, 1_000_000, 60_000_000] {
+            let back = micros_of_log(log_micros(Duration::from_micros(micros)) as f64);
+            assert!((back / micros as f64 - 1.0).abs() < 0.01, "{micros}: {back}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+-- Token buckets, many in one call. Whole numbers below 2^53 only, so that a double keeps each exactly.
+--
+-- KEYS  the buckets, group after group: what one request takes from, all or nothing.
+-- ARGV  for each group: how many buckets, and 1 if what is taken was given away already and may exceed them;
+--       for each of its buckets: units that a microsecond brings, units of a token, of a full bucket, that may
+--       be lacking, to be taken.
+-- A bucket is kept as text: "microseconds-since-1970 units-spent units-of-a-token units-of-a-full-bucket".
+-- Answers the time; then for each group 1 if it was taken, else 0, and for each of its buckets the units spent
+-- thereafter.
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local answers, key, arg = { now }, 1, 1
+while key <= #KEYS do
+  local count, owed = tonumber(ARGV[arg]), ARGV[arg + 1] == '1'
+  arg = arg + 2
+  local buckets, taken = {}, 1
+  for i = 1, count do
+    local per, token, size = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
+    local slack, cost = tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4])
+    arg = arg + 5
+    local at, spent = now, 0
+    -- A key that somebody else uses is an error here, or another text: it counts as a full bucket.
+    local kept = redis.pcall('GET', KEYS[key])
+    if type(kept) == 'string' then
+      local k_at, k_spent, k_token, k_size = string.match(kept, '^(%d+) (%d+) (%d+) (%d+)$')
+      if k_at then
+        at, spent = tonumber(k_at), tonumber(k_spent)
+        k_token, k_size = tonumber(k_token), tonumber(k_size)
+        if k_token ~= token and k_token > 0 then spent = math.ceil(spent / k_token * token) end
+        -- Another limit than before: what does not fit into it is forgiven.
+        if k_token ~= token or k_size ~= size then spent = math.min(spent, size + slack) end
+        -- A clock that was set back, or another server's: a second is waited for, more is not.
+        if at > now + 1000000 then at = now end
+        if at < now then
+          spent = math.max(0, spent - (now - at) * per)
+          at = now
+        end
+      end
+    end
+    if spent + cost - size > slack and not owed then taken = 0 end
+    buckets[i] = { KEYS[key], at, spent, per, token, size, cost }
+    key = key + 1
+  end
+  answers[#answers + 1] = taken
+  for i = 1, count do
+    local name, at, spent, per, token, size, cost = unpack(buckets[i])
+    if taken == 1 then
+      spent = spent + cost
+      if cost > 0 then
+        -- Kept until it is full again, and a second for clocks that are set back.
+        local life = math.ceil((spent / per + at - now) / 1000) + 1000
+        redis.call('SET', name, string.format('%.0f %.0f %.0f %.0f', at, spent, token, size), 'PX',
+          string.format('%.0f', life))
+      end
+    end
+    answers[#answers + 1] = spent
+  end
+end
+return answers

@@ -1,0 +1,392 @@
+//! The task that speaks with one Redis: connects, asks, notices trouble, and comes back.
+//!
+//! It runs on the control plane. Questions that wait together go in one call. When Redis fails, or is late
+//! several times, it is left alone for a while and then tried with a question of the task's own, so that no
+//! request ever pays for finding out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use redis::{RedisError, Value};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::super::decision::{Limit, Window};
+use super::super::quota::{Quota, nanos};
+use super::backend::{Ask, Inner, Trouble};
+use super::connect::Link;
+use super::script::{self, By, CODE, Question, Shape};
+use super::shared::Replica;
+use super::views::{Owed, Word};
+
+/// Questions in one call. A call of so many keeps Redis busy for about 0.2 ms, in which it serves nobody else.
+const PER_CALL: usize = 64;
+
+/// Calls on their way at once.
+const MAX_CALLS: usize = 128;
+
+/// How often Redis is told what leases gave away; sooner when half of one is spent.
+const TELL: Duration = Duration::from_millis(20);
+
+/// Without any question Redis is asked one by the task itself, so that its state is known before a request
+/// needs it.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Late calls in a row that make Redis count as away.
+const LATE_IN_A_ROW: usize = 5;
+
+/// The last calls that are looked at, and how many late ones among them are too many.
+const LOOK_BACK: usize = 32;
+const LATE_OF_THEM: usize = 16;
+
+/// Rests between tries, from and to. It is back within the longest of them.
+const FIRST_REST: Duration = Duration::from_millis(100);
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// Up for so long, and the next rest is a short one again.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Speaks with Redis until nobody can ask any more.
+pub(super) async fn run(inner: Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
+    let hash = redis::Script::new(CODE).get_hash().to_owned();
+    let hash: Arc<str> = hash.into();
+    let mut rest = FIRST_REST;
+    loop {
+        let trouble = match connect(&inner, &hash).await {
+            Ok(link) => {
+                inner.back();
+                let since = Instant::now();
+                let mut session = Session::new(&inner, Arc::new(link), Arc::clone(&hash));
+                match session.run(&mut asks).await {
+                    Some(trouble) => {
+                        if since.elapsed() > STEADY {
+                            rest = FIRST_REST;
+                        }
+                        trouble
+                    }
+                    None => return,
+                }
+            }
+            Err(trouble) => trouble,
+        };
+        inner.away(&trouble);
+        if !pause(&mut asks, rest).await {
+            return;
+        }
+        rest = (rest * 2).min(LONGEST_REST);
+    }
+}
+
+/// Lets Redis alone for a while; questions that were already on their way are turned down. `false` when
+/// nobody can ask any more.
+async fn pause(asks: &mut mpsc::Receiver<Ask>, rest: Duration) -> bool {
+    let mut rest = std::pin::pin!(tokio::time::sleep(rest));
+    loop {
+        tokio::select! {
+            () = &mut rest => return true,
+            ask = asks.recv() => match ask {
+                Some(ask) => turn_down(ask, Trouble::Away),
+                None => return false,
+            },
+        }
+    }
+}
+
+fn turn_down(ask: Ask, trouble: Trouble) {
+    // The request may have stopped waiting.
+    let _ = ask.reply.send(Err(trouble));
+}
+
+/// Connects, and has the script run once as it will for requests: reading is not enough.
+async fn connect(inner: &Inner, hash: &str) -> Result<Link, String> {
+    let dial = inner.settings.dial_timeout;
+    let open = tokio::time::timeout(dial, Link::open(&inner.settings));
+    let link = match open.await {
+        Ok(Ok(link)) => link,
+        Ok(Err(error)) => return Err(describe(&error)),
+        Err(_) => return Err(format!("no connection within {dial:?}")),
+    };
+    let probe = probe(inner);
+    // The first time the script has to be loaded, and the connection is cold.
+    call(inner, &link, hash, &[&probe], dial).await.map_err(|error| error.text)?;
+    let began = Instant::now();
+    call(inner, &link, hash, &[&probe], dial).await.map_err(|error| error.text)?;
+    let took = began.elapsed();
+    if took > inner.settings.timeout {
+        return Err(format!("answers only after {} ms", took.as_millis()));
+    }
+    Ok(link)
+}
+
+/// A question that changes a key of the task's own: at a token a microsecond there always is one.
+fn probe(inner: &Inner) -> Question {
+    let one = std::num::NonZeroU64::MIN;
+    let window = Window { name: "probe".into(), quota: Quota::new(one, Duration::from_micros(1), one) };
+    let shape = Shape::new(&inner.settings.prefix, "probe", &Limit::new([window]));
+    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, owed: false }
+}
+
+/// A call that came to nothing.
+struct CallError {
+    text: String,
+}
+
+/// Asks these questions in one call.
+async fn call(
+    inner: &Inner,
+    link: &Link,
+    hash: &str,
+    questions: &[&Question],
+    patience: Duration,
+) -> Result<(u64, Vec<script::Answer>), CallError> {
+    let mut line = link.line();
+    let ask = |by| script::call(by, questions.iter().copied());
+    let mut value = line.call(&ask(By::Hash(hash)), patience).await;
+    if value.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+        value = line.call(&ask(By::Code(CODE)), patience).await;
+    }
+    let value: Value = value.map_err(|error| CallError { text: describe(&error) })?;
+    script::read(&value, questions.iter().copied()).ok_or_else(|| {
+        tracing::debug!(redis = %inner.label, "redis answered something else than the script does");
+        CallError { text: "answers nonsense".to_owned() }
+    })
+}
+
+/// What is told of an error: short, and nothing of what was sent.
+fn describe(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return "does not answer".to_owned();
+    }
+    if error.is_connection_refusal() {
+        return "connection refused".to_owned();
+    }
+    let text = match error.code() {
+        Some(code) => format!("{code} {}", error.detail().unwrap_or_default()),
+        None => error.to_string(),
+    };
+    let line = text.lines().next().unwrap_or_default().trim();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// What became of a call.
+enum Outcome {
+    /// It was answered in time.
+    Good,
+    /// It was not answered in time; whether it will be is open.
+    Late,
+    /// It came to nothing.
+    Bad(String),
+}
+
+/// While Redis answers.
+struct Session<'a> {
+    inner: &'a Arc<Inner>,
+    link: Arc<Link>,
+    hash: Arc<str>,
+    calls: JoinSet<()>,
+    outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
+    /// Whether the last calls were late, the newest last.
+    late: VecDeque<bool>,
+    last_call: Instant,
+}
+
+impl<'a> Session<'a> {
+    fn new(inner: &'a Arc<Inner>, link: Arc<Link>, hash: Arc<str>) -> Self {
+        Self {
+            inner,
+            link,
+            hash,
+            calls: JoinSet::new(),
+            // At most two for each call on its way, and their number is bounded.
+            outcomes: mpsc::unbounded_channel(),
+            late: VecDeque::with_capacity(LOOK_BACK),
+            last_call: Instant::now(),
+        }
+    }
+
+    /// Asks until there is trouble, which is given; `None` when nobody can ask any more.
+    async fn run(&mut self, asks: &mut mpsc::Receiver<Ask>) -> Option<String> {
+        let inner = self.inner;
+        let mut tick = tokio::time::interval(TELL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waiting = Vec::with_capacity(PER_CALL);
+        let trouble = loop {
+            let free = self.calls.len() < MAX_CALLS;
+            tokio::select! {
+                biased;
+                Some(outcome) = self.outcomes.1.recv() => {
+                    if let Some(trouble) = self.weigh(outcome) {
+                        break trouble;
+                    }
+                }
+                Some(_) = self.calls.join_next(), if !self.calls.is_empty() => {}
+                () = inner.urgent.notified(), if free => self.tell(),
+                _ = tick.tick(), if free => {
+                    self.tell();
+                    if self.last_call.elapsed() >= PROBE {
+                        self.spawn(Batch { asks: Vec::new(), told: Vec::new(), probe: Some(probe(inner)) });
+                    }
+                }
+                count = asks.recv_many(&mut waiting, PER_CALL), if free => {
+                    if count == 0 {
+                        return None;
+                    }
+                    // Nobody waits for these any more.
+                    waiting.retain(|ask| !ask.reply.is_closed());
+                    self.ask(&mut waiting);
+                }
+            }
+        };
+        // What is on its way is given up: those who wait are told by their channels closing.
+        self.calls.abort_all();
+        Some(trouble)
+    }
+
+    fn weigh(&mut self, outcome: Outcome) -> Option<String> {
+        let late = match outcome {
+            Outcome::Bad(trouble) => return Some(trouble),
+            Outcome::Good => false,
+            Outcome::Late => true,
+        };
+        if self.late.len() == LOOK_BACK {
+            self.late.pop_front();
+        }
+        self.late.push_back(late);
+        let in_a_row = self.late.iter().rev().take_while(|late| **late).count();
+        let altogether = self.late.iter().filter(|late| **late).count();
+        (in_a_row >= LATE_IN_A_ROW || altogether >= LATE_OF_THEM).then(|| {
+            format!("too many answers take longer than {} ms", self.inner.settings.timeout.as_millis())
+        })
+    }
+
+    fn ask(&mut self, waiting: &mut Vec<Ask>) {
+        if self.link.mixes() {
+            if !waiting.is_empty() {
+                let asks = std::mem::replace(waiting, Vec::with_capacity(PER_CALL));
+                self.spawn(Batch { asks, told: Vec::new(), probe: None });
+            }
+        } else {
+            for ask in waiting.drain(..) {
+                self.spawn(Batch { asks: vec![ask], told: Vec::new(), probe: None });
+            }
+        }
+    }
+
+    /// Tells Redis what was given away without it.
+    fn tell(&mut self) {
+        for replica in self.inner.replicas() {
+            while replica.views.queued() > 0 && self.calls.len() < MAX_CALLS {
+                let mut owed = Vec::new();
+                replica.views.collect(if self.link.mixes() { PER_CALL } else { 1 }, &mut owed);
+                if owed.is_empty() {
+                    break;
+                }
+                let told = owed.into_iter().map(|owed| Telling::new(&replica, owed)).collect();
+                self.spawn(Batch { asks: Vec::new(), told, probe: None });
+            }
+        }
+    }
+
+    fn spawn(&mut self, batch: Batch) {
+        self.last_call = Instant::now();
+        let (inner, link) = (Arc::clone(self.inner), Arc::clone(&self.link));
+        let (hash, outcomes) = (Arc::clone(&self.hash), self.outcomes.0.clone());
+        self.calls.spawn(async move {
+            // The session may have ended.
+            let say = |outcome| {
+                let _ = outcomes.send(outcome);
+            };
+            batch.run(&inner, &link, &hash, say).await;
+        });
+    }
+}
+
+/// What one call carries.
+struct Batch {
+    asks: Vec<Ask>,
+    told: Vec<Telling>,
+    probe: Option<Question>,
+}
+
+/// Tokens that Redis is being told of; told again if nothing comes of it.
+struct Telling {
+    replica: Arc<Replica>,
+    owed: Owed,
+    question: Question,
+    done: bool,
+}
+
+impl Telling {
+    fn new(replica: &Arc<Replica>, owed: Owed) -> Self {
+        let shape = Arc::clone(&replica.shape);
+        let question = Question { shape, digest: owed.digest, cost: owed.tokens, owed: true };
+        Self { replica: Arc::clone(replica), owed, question, done: false }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        if !self.done {
+            self.replica.views.not_told(&self.owed);
+        }
+    }
+}
+
+impl Batch {
+    async fn run(self, inner: &Inner, link: &Link, hash: &str, say: impl Fn(Outcome)) {
+        let Self { asks, mut told, probe } = self;
+        let settings = &inner.settings;
+        let began = Instant::now();
+        let (result, late, count) = {
+            let asked = asks.iter().map(|ask| &ask.question);
+            let telling = told.iter().map(|telling| &telling.question);
+            let questions: Vec<_> = asked.chain(telling).chain(&probe).collect();
+            let mut answer = std::pin::pin!(call(inner, link, hash, &questions, settings.read_timeout));
+            let in_time = tokio::time::timeout(settings.timeout, answer.as_mut()).await;
+            let late = in_time.is_err();
+            let result = match in_time {
+                Ok(result) => result,
+                Err(_) => {
+                    inner.figures.late.fetch_add(1, Ordering::Relaxed);
+                    say(Outcome::Late);
+                    answer.await
+                }
+            };
+            (result, late, questions.len() as u64)
+        };
+        match result {
+            Ok((time, answers)) => {
+                if !late {
+                    let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                    inner.figures.calls.fetch_add(1, Ordering::Relaxed);
+                    inner.figures.questions.fetch_add(count, Ordering::Relaxed);
+                    inner.figures.nanos.fetch_add(took, Ordering::Relaxed);
+                    say(Outcome::Good);
+                }
+                let mut answers = answers.into_iter();
+                for (ask, answer) in asks.into_iter().zip(answers.by_ref()) {
+                    // The request may have stopped waiting.
+                    let _ = ask.reply.send(Ok((time, answer)));
+                }
+                let at = nanos(Instant::now());
+                for (telling, answer) in told.iter_mut().zip(answers) {
+                    telling.done = true;
+                    let replica = &telling.replica;
+                    let spent = replica.units(&answer.spent);
+                    let word = Word { spent: &spent, at, order: time };
+                    replica.views.told(&replica.limits(), &telling.owed, &word);
+                }
+            }
+            Err(error) => {
+                inner.figures.failed.fetch_add(1, Ordering::Relaxed);
+                for ask in asks {
+                    turn_down(ask, Trouble::Failed);
+                }
+                say(Outcome::Bad(error.text));
+            }
+        }
+    }
+}

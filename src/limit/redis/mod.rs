@@ -1,0 +1,34 @@
+//! Limits that replicas share through Redis.
+//!
+//! [`SharedLimit`] is what requests meet; [`Backend`] is a Redis with its connections, which several limits may
+//! use. The buckets are in Redis and are filled by Redis's clock; a script takes from them, many in one call,
+//! with the same arithmetic as in memory. Each replica keeps a bounded view of what it knows, and decides by
+//! that within a lease, and by its share of the limit while Redis is away.
+//!
+//! No request waits longer than `timeout` for Redis, and none at all once it is known to be away.
+//!
+//! # How far a lease is off
+//!
+//! With R replicas and leases of L tokens, no more than `burst + rate * time + R * L` requests pass in any
+//! time. A replica gives away at most L tokens between two words of Redis, and after a word it gives away none
+//! before its bucket, as Redis had it, has a token again. Take the last such word that any replica acted
+//! upon while the bucket was overdrawn: until then time has paid the debt of that moment, and since then each
+//! replica has given away at most L.
+
+mod backend;
+mod connect;
+mod driver;
+mod registry;
+mod script;
+mod settings;
+mod shared;
+mod terms;
+mod views;
+
+pub use backend::{Backend, Figures, Health, Trouble};
+pub use registry::Registry;
+pub use script::{Answer, By, CODE, Question, Shape, Spent, call, read};
+pub use settings::{Address, Secret, Settings, Tls, Topology};
+pub use shared::{Begun, Mode, OnFailure, Pending, SharedLimit, Use};
+pub use terms::Terms;
+pub use views::{Tally, Views};

@@ -1,0 +1,314 @@
+//! A limit whose buckets are in Redis, as requests see it.
+
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::super::decision::{Decision, Limit, Window};
+use super::super::key::{KeyBytes, LimitKey};
+use super::super::quota::{Nanos, Quota, nanos};
+use super::backend::{Backend, Reply, Trouble};
+use super::script::{Answer, Question, Shape};
+use super::settings::Topology;
+use super::views::{Digest, Limits, Tally, Views, Word, judge};
+
+/// How Redis is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Every request is decided by Redis.
+    Exact,
+    /// A replica decides by itself, and Redis hears of it afterwards. So many tokens of a key may be unheard of
+    /// at a time; beyond them Redis is asked.
+    Lease(NonZeroU64),
+}
+
+/// Who decides while Redis does not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnFailure {
+    /// This replica, by its share of the limit.
+    Local,
+    /// Nobody: everything is allowed.
+    Open,
+    /// Nobody: everything is refused.
+    Closed,
+}
+
+impl OnFailure {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// How a limit uses its Redis.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Use {
+    /// How it is asked.
+    pub mode: Mode,
+    /// Who decides while it is away.
+    pub on_failure: OnFailure,
+    /// Replicas among which the limit is shared out then.
+    pub replicas: NonZeroU64,
+    /// Keys that this replica remembers something of.
+    pub max_keys: NonZeroUsize,
+}
+
+/// What is refused by `closed` may be tried again after so long: about as long as Redis is left alone.
+const CLOSED_WAIT: Nanos = 1_000_000_000;
+
+/// A limit as this replica has it; its task tells Redis of it.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) views: Arc<Views>,
+    pub(super) shape: Arc<Shape>,
+    whole: Arc<Limit>,
+    share: Limit,
+    room: NonZeroUsize,
+}
+
+impl Replica {
+    pub(super) fn limits(&self) -> Limits<'_> {
+        Limits { whole: &self.whole, share: &self.share, room: self.room }
+    }
+
+    /// Redis's numbers in the units of the quotas.
+    pub(super) fn units(&self, spent: &[u64]) -> SmallVec<[u128; 1]> {
+        let windows = self.whole.windows().iter().zip(self.shape.terms());
+        windows.zip(spent).map(|((window, terms), spent)| terms.units(&window.quota, *spent)).collect()
+    }
+}
+
+/// A limit whose buckets are in Redis.
+#[derive(Debug)]
+pub struct SharedLimit {
+    backend: Arc<Backend>,
+    replica: Arc<Replica>,
+    how: Use,
+}
+
+/// What a request comes to.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is decided.
+    Decided(Decision),
+    /// Redis is asked.
+    Asked(Pending),
+}
+
+/// A question on its way. Holds nothing of the configuration.
+#[derive(Debug)]
+pub struct Pending {
+    answer: oneshot::Receiver<Reply>,
+    key: LimitKey,
+    digest: Digest,
+    cost: u64,
+    /// When it was asked.
+    at: Nanos,
+}
+
+impl SharedLimit {
+    /// The limit of this name in a Redis. `views` are those of the same name and the same windows.
+    pub fn new(backend: Arc<Backend>, name: &str, limit: Arc<Limit>, views: Arc<Views>, how: Use) -> Self {
+        let shape = Arc::new(Shape::new(&backend.settings().prefix, name, &limit));
+        let share = share(&limit, how.replicas);
+        let replica = Arc::new(Replica { views, shape, whole: limit, share, room: how.max_keys });
+        backend.join(&replica);
+        Self { backend, replica, how }
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> &Arc<Limit> {
+        &self.replica.whole
+    }
+
+    /// Its Redis.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// How it uses it.
+    pub fn how(&self) -> Use {
+        self.how
+    }
+
+    /// Figures for operators.
+    pub fn tally(&self) -> &Tally {
+        &self.replica.views.tally
+    }
+
+    /// Takes `cost` tokens from every window's bucket of `key`, or asks Redis to. Never waits.
+    pub fn begin(&self, now: Nanos, key: &KeyBytes, cost: u64) -> Begun {
+        let views = &self.replica.views;
+        let limits = self.replica.limits();
+        if limits.whole.never(cost).is_some() {
+            let states: SmallVec<[u128; 1]> = SmallVec::new();
+            return Begun::Decided(judge(limits.whole, &states, cost, now).0);
+        }
+        let bytes = key.as_bytes();
+        let key = LimitKey::of_bytes(key);
+        if !self.backend.is_up() {
+            return Begun::Decided(self.fall_back(now, key, || digest_of(bytes), cost, Trouble::Away));
+        }
+        match self.how.mode {
+            Mode::Exact => {
+                if let Some(refusal) = views.refusal(&limits, key, cost, now) {
+                    count(&views.tally.known);
+                    return Begun::Decided(refusal);
+                }
+            }
+            Mode::Lease(lease) => {
+                if let Some((decision, urgent)) =
+                    views.lease(&limits, key, || digest_of(bytes), cost, lease.get(), now)
+                {
+                    count(&views.tally.leased);
+                    if urgent {
+                        self.backend.inner.urgent.notify_one();
+                    }
+                    return Begun::Decided(decision);
+                }
+            }
+        }
+        let digest = digest_of(bytes);
+        let shape = Arc::clone(&self.replica.shape);
+        match self.backend.ask(Question { shape, digest, cost, owed: false }) {
+            Ok(answer) => Begun::Asked(Pending { answer, key, digest, cost, at: now }),
+            Err(trouble) => Begun::Decided(self.fall_back(now, key, || digest, cost, trouble)),
+        }
+    }
+
+    /// Waits for Redis, no longer than `timeout`, and decides without it otherwise. `now` is asked for the time.
+    pub async fn settle(&self, mut pending: Pending) -> Decision {
+        let patience = self.backend.settings().timeout;
+        let trouble = match tokio::time::timeout(patience, &mut pending.answer).await {
+            Ok(Ok(Ok((time, answer)))) => return self.learn(&pending, time, &answer),
+            Ok(Ok(Err(trouble))) => trouble,
+            // The task gave up what was on its way.
+            Ok(Err(_)) => Trouble::Failed,
+            Err(_) => Trouble::Late,
+        };
+        let now = nanos(Instant::now());
+        self.fall_back(now, pending.key, || pending.digest, pending.cost, trouble)
+    }
+
+    fn learn(&self, pending: &Pending, time: u64, answer: &Answer) -> Decision {
+        let views = &self.replica.views;
+        let limits = self.replica.limits();
+        count(&views.tally.asked);
+        let now = nanos(Instant::now());
+        let spent = self.replica.units(&answer.spent);
+        let at = match self.how.mode {
+            // Counted from before Redis looked, time fills the bucket here no later than there: nobody is
+            // refused here who would not be refused there.
+            Mode::Exact => pending.at,
+            // Counted from after, it does so no sooner: nobody is allowed too early.
+            Mode::Lease(_) => now,
+        };
+        let word = Word { spent: &spent, at, order: time };
+        views.learn(&limits, pending.key, pending.digest, &word);
+        // The buckets as they were before, to say what we would have said.
+        let windows = limits.whole.windows();
+        let before: SmallVec<[u128; 1]> = windows
+            .iter()
+            .zip(&spent)
+            .map(|(window, spent)| {
+                let (_, token) = window.quota.units();
+                let cost = if answer.taken { u128::from(pending.cost) * u128::from(token) } else { 0 };
+                window.quota.state(spent.saturating_sub(cost), now)
+            })
+            .collect();
+        let (decision, _) = judge(limits.whole, &before, pending.cost, now);
+        if decision.allowed == answer.taken {
+            return decision;
+        }
+        // Only where a quota does not fit Redis's numbers exactly; then Redis's word counts.
+        Decision {
+            allowed: answer.taken,
+            wait: if answer.taken { 0 } else { decision.wait.max(1) },
+            ..decision
+        }
+    }
+
+    fn fall_back(
+        &self,
+        now: Nanos,
+        key: LimitKey,
+        digest: impl FnOnce() -> Digest,
+        cost: u64,
+        trouble: Trouble,
+    ) -> Decision {
+        let views = &self.replica.views;
+        count(match trouble {
+            Trouble::Away => &views.tally.away,
+            Trouble::Late => &views.tally.late,
+            Trouble::Failed => &views.tally.failed,
+            Trouble::Crowded => &views.tally.crowded,
+        });
+        match self.how.on_failure {
+            OnFailure::Local => views.fall_back(&self.replica.limits(), key, digest, cost, now),
+            OnFailure::Open => {
+                let remaining = self.replica.whole.windows().iter().map(|window| window.quota.burst()).min();
+                Decision { allowed: true, wait: 0, remaining: remaining.unwrap_or(0), reset: 0, window: 0 }
+            }
+            OnFailure::Closed => {
+                Decision { allowed: false, wait: CLOSED_WAIT, remaining: 0, reset: CLOSED_WAIT, window: 0 }
+            }
+        }
+    }
+}
+
+impl fmt::Display for SharedLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = self.backend.settings();
+        write!(f, "redis {}", self.backend.label())?;
+        match settings.topology {
+            Topology::Single => {}
+            Topology::Cluster | Topology::Sentinel { .. } => write!(f, " ({})", settings.topology.as_str())?,
+        }
+        match self.how.mode {
+            Mode::Exact => write!(f, ", asked for each request")?,
+            Mode::Lease(lease) => write!(f, ", hears of requests afterwards (lease {lease})")?,
+        }
+        write!(f, "; without an answer in {:?}: {}", settings.timeout, self.how.on_failure.as_str())?;
+        match self.how.on_failure {
+            OnFailure::Local => write!(f, ", a share of 1 in {}", self.how.replicas),
+            OnFailure::Open | OnFailure::Closed => Ok(()),
+        }
+    }
+}
+
+fn count(figure: &AtomicU64) {
+    figure.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The key as Redis has it. Half of a SHA-256 is enough that nobody can find two keys with the same.
+fn digest_of(bytes: &[u8]) -> Digest {
+    let mut half = Digest::default();
+    for (to, from) in half.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
+        *to = *from;
+    }
+    half
+}
+
+/// What one of so many replicas may allow by itself: the rate divided exactly, and the burst rounded down, but
+/// at least one token.
+fn share(limit: &Limit, replicas: NonZeroU64) -> Limit {
+    Limit::new(limit.windows().iter().map(|window| {
+        let quota = &window.quota;
+        let period = quota.period().saturating_mul(replicas.get());
+        let burst = NonZeroU64::new(quota.burst() / replicas.get()).unwrap_or(NonZeroU64::MIN);
+        let average = NonZeroU64::new(quota.average()).unwrap_or(NonZeroU64::MIN);
+        let quota = Quota::new(average, Duration::from_nanos(period), burst)
+            .delayed_by(Duration::from_nanos(quota.max_delay()));
+        Window { name: Arc::clone(&window.name), quota }
+    }))
+}

@@ -1,0 +1,53 @@
+//! A request before a rate limit: asked, counted, held back or refused.
+
+use super::exchange::Exchange;
+use crate::common::clock;
+use crate::common::timer::deadline;
+use crate::http::error::ProxyError;
+use crate::http::head::RequestHead;
+use crate::limit::redis::Begun;
+use crate::limit::{Taken, nanos};
+use crate::middleware::{Admission, RateLimit};
+use crate::telemetry::metrics::{LimitDecision, MiddlewareLabel};
+
+/// Lets a request through, now or in a while.
+///
+/// # Errors
+/// [`ProxyError::RateLimited`] when it is refused.
+pub async fn admit(
+    exchange: &mut Exchange<'_>,
+    label: MiddlewareLabel,
+    limit: &RateLimit,
+    head: &RequestHead,
+) -> Result<(), ProxyError> {
+    let admission = match limit.question(&exchange.links, head) {
+        None => Admission::Exempt,
+        Some(question) => match question.shared() {
+            None => limit.decide(&mut exchange.links, head),
+            Some(shared) => {
+                let now = nanos(exchange.links.now);
+                let decision = match shared.begin(now, &question.bytes, question.cost) {
+                    Begun::Decided(decision) => decision,
+                    Begun::Asked(pending) => shared.settle(pending).await,
+                };
+                limit.answer(&mut exchange.links, &question, decision, Taken::default())
+            }
+        },
+    };
+    let decision = match &admission {
+        Admission::Exempt => return Ok(()),
+        Admission::Pass => LimitDecision::Allowed,
+        Admission::Delay(_) => LimitDecision::Delayed,
+        Admission::Shadow => LimitDecision::Shadow,
+        Admission::Refuse(_) => LimitDecision::Refused,
+    };
+    exchange.core.metrics.limited(label, decision);
+    match admission {
+        Admission::Refuse(error) => Err(error),
+        Admission::Delay(wait) if !wait.is_zero() => {
+            exchange.slot.until(deadline(clock::now(), Some(wait))).await;
+            Ok(())
+        }
+        Admission::Exempt | Admission::Pass | Admission::Delay(_) | Admission::Shadow => Ok(()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Before each try: its turn, where what goes out to a service is limited; after it: what the answer asks for.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+
+use super::exchange::Exchange;
+use crate::common::clock;
+use crate::common::timer::deadline;
+use crate::endpoint::Endpoint;
+use crate::http::error::ProxyError;
+use crate::http::head::ResponseHead;
+use crate::limit::{LimitKey, Pace, PaceScope, Turn, nanos};
+use crate::snapshot::{Outbound, Service};
+use crate::telemetry::metrics::LimitDecision;
+
+/// Waits for a turn among all that goes to the service.
+///
+/// # Errors
+/// [`ProxyError::OutboundLimited`] when there is none in time.
+pub async fn service_turn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    outbound: &Outbound,
+) -> Result<(), ProxyError> {
+    match outbound.pace.scope() {
+        PaceScope::Service => turn(exchange, service, outbound, Pace::service_key()).await,
+        PaceScope::Endpoint => Ok(()),
+    }
+}
+
+/// Waits for a turn among all that goes to the endpoint.
+///
+/// # Errors
+/// [`ProxyError::OutboundLimited`] when there is none in time.
+pub async fn endpoint_turn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    outbound: &Outbound,
+    endpoint: &Endpoint,
+) -> Result<(), ProxyError> {
+    match outbound.pace.scope() {
+        PaceScope::Service => Ok(()),
+        PaceScope::Endpoint => turn(exchange, service, outbound, key(outbound, endpoint)).await,
+    }
+}
+
+async fn turn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    outbound: &Outbound,
+    key: LimitKey,
+) -> Result<(), ProxyError> {
+    let core = exchange.core;
+    let mut waited = false;
+    let retry_after = loop {
+        match outbound.pace.turn(nanos(clock::instant()), key) {
+            Turn::Now => {
+                let decision = if waited { LimitDecision::Delayed } else { LimitDecision::Allowed };
+                core.metrics.outbound_limited(service.label, decision);
+                return Ok(());
+            }
+            Turn::After { wait, pauses } => {
+                waited = true;
+                let at = deadline(clock::now(), Some(Duration::from_nanos(wait)));
+                if at > exchange.deadline {
+                    return Err(ProxyError::ExchangeTimeout);
+                }
+                exchange.slot.until(at).await;
+                // Who was asked to pause meanwhile waits for another turn after it.
+                if outbound.pace.pauses() == pauses {
+                    core.metrics.outbound_limited(service.label, LimitDecision::Delayed);
+                    return Ok(());
+                }
+            }
+            Turn::Refused { retry_after } => break retry_after,
+        }
+    };
+    core.metrics.outbound_limited(service.label, LimitDecision::Refused);
+    let status = outbound.status;
+    Err(ProxyError::OutboundLimited { service: service.name.clone(), status, retry_after })
+}
+
+/// Looks whether an answer asks for a pause.
+pub fn learn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    outbound: &Outbound,
+    endpoint: &Endpoint,
+    head: &ResponseHead,
+) {
+    let too_many = head.status == StatusCode::TOO_MANY_REQUESTS;
+    let unavailable = head.status == StatusCode::SERVICE_UNAVAILABLE;
+    let retry_after = if too_many || unavailable { retry_after(head) } else { None };
+    let key = key(outbound, endpoint);
+    let now = nanos(clock::instant());
+    if let Some(pause) = outbound.pace.learn(now, key, too_many, retry_after) {
+        exchange.core.metrics.outbound_paused(service.label);
+        tracing::debug!(service = %service.name, pause_ms = pause / 1_000_000, "upstream asked for a pause");
+    }
+}
+
+fn key(outbound: &Outbound, endpoint: &Endpoint) -> LimitKey {
+    match outbound.pace.scope() {
+        PaceScope::Service => Pace::service_key(),
+        PaceScope::Endpoint => Pace::endpoint_key(endpoint.url().as_str()),
+    }
+}
+
+/// Seconds, or a date (RFC 9110 §10.2.3).
+fn retry_after(head: &ResponseHead) -> Option<Duration> {
+    let text = head.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+    }
+}

@@ -1,0 +1,260 @@
+//! Pods that do worse than their siblings: who is taken out, who is not, and how one comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::harness::{Client, Origin, Proxy, eventually, origin, proxy, run, scratch, throughout};
+
+const WELL: u8 = 0;
+const FAILS: u8 = 1;
+const HANGS: u8 = 2;
+
+/// A pod whose answers follow a switch.
+fn switched(name: &'static str) -> (Origin, Arc<AtomicU8>) {
+    let state = Arc::new(AtomicU8::new(WELL));
+    let seen = Arc::clone(&state);
+    let origin = origin()
+        .otherwise(move |_, peer| match seen.load(Ordering::Acquire) {
+            FAILS => peer.respond("500 No", &[], "no"),
+            HANGS => peer.hang(),
+            _ => peer.respond("200 OK", &[], name),
+        })
+        .start();
+    (origin, state)
+}
+
+/// A document on `{a}`, `{b}` and `{c}`, with keys for the load balancer.
+fn three(keys: &str) -> String {
+    format!(
+        r#"
+http:
+  routers: {{ all: {{ rule: "PathPrefix(`/`)", service: pods }} }}
+  services:
+    pods:
+      loadBalancer:
+        {keys}
+        servers: [{{ url: "{{a}}" }}, {{ url: "{{b}}" }}, {{ url: "{{c}}" }}]
+"#
+    )
+}
+
+fn serving(origins: [&Origin; 3], keys: &str) -> Proxy {
+    let [a, b, c] = origins;
+    proxy().origin("a", a).origin("b", b).origin("c", c).config(&three(keys)).start()
+}
+
+const EJECTIONS: &str = "sluicegate_service_endpoint_ejections_total";
+const EJECTED: &str = "sluicegate_service_endpoints_ejected{service=\"pods\"}";
+
+/// Sends GETs until an endpoint is ejected, whatever they are answered with.
+#[track_caller]
+fn until_ejected(proxy: &Proxy) {
+    eventually("an endpoint is ejected", || {
+        let mut client = proxy.client("x");
+        for _ in 0..12 {
+            client.get("/");
+        }
+        proxy.metric(EJECTED) == 1.0
+    });
+}
+
+#[test]
+fn a_pod_that_hangs_after_accept_is_taken_out_without_any_key() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "");
+    b_state.store(HANGS, Ordering::Release);
+
+    // Nobody reads the answers: a third of them never comes.
+    let mut waiting: Vec<Client> = Vec::new();
+    for _ in 0..24 {
+        let mut client = proxy.client("x");
+        client.send_request("GET", "/", &[], b"");
+        waiting.push(client);
+    }
+    proxy.await_metric(&format!("{EJECTIONS}{{service=\"pods\",reason=\"stalled\"}}"), 1.0);
+
+    let mut client = proxy.client("x");
+    for _ in 0..30 {
+        let answer = client.get("/").expect(200).text();
+        assert!(answer == "a" || answer == "c", "{answer}");
+    }
+    let line = proxy.await_log("endpoint ejected");
+    assert!(line.text("reason").is_some_and(|reason| reason.contains("no answer for")), "{line:?}");
+    let shown = proxy.admin_get("/api/http/services/pods@file").expect(200).json();
+    assert_eq!(shown["serverStatus"][b.url()], "DOWN", "{shown}");
+    assert_eq!(shown["serverStatus"][a.url()], "UP", "{shown}");
+}
+
+#[test]
+fn a_pod_that_answers_500_is_taken_out_and_comes_back_when_it_is_well() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 300ms }");
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+
+    b_state.store(WELL, Ordering::Release);
+
+    eventually("it has its share again", || {
+        let mut client = proxy.client("x");
+        let answers: Vec<String> = (0..12).map(|_| client.get("/").text()).collect();
+        answers.iter().filter(|answer| *answer == "b").count() == 4
+    });
+    proxy.await_log("endpoint on trial after its ejection");
+    proxy.await_log("endpoint is back after its ejection");
+}
+
+#[test]
+fn pods_that_all_fail_alike_all_stay() {
+    let pods = [switched("a"), switched("b"), switched("c")];
+    for (_, state) in &pods {
+        state.store(FAILS, Ordering::Release);
+    }
+    let proxy = serving([&pods[0].0, &pods[1].0, &pods[2].0], "");
+
+    let mut client = proxy.client("x");
+    throughout("all stay", Duration::from_millis(600), || {
+        for _ in 0..9 {
+            client.get("/").expect(500);
+        }
+        proxy.metric(EJECTIONS) == 0.0
+    });
+}
+
+#[test]
+fn a_lone_pod_stays_whatever_it_answers() {
+    let (pod, state) = switched("a");
+    state.store(FAILS, Ordering::Release);
+    let proxy = proxy()
+        .origin("a", &pod)
+        .config(
+            r#"
+http:
+  routers: { all: { rule: "PathPrefix(`/`)", service: pods } }
+  services: { pods: { loadBalancer: { passiveHealthCheck: {}, servers: [{ url: "{a}" }] } } }
+"#,
+        )
+        .start();
+
+    let mut client = proxy.client("x");
+    throughout("it answers", Duration::from_millis(400), || client.get("/").status == 500);
+}
+
+#[test]
+fn one_failure_is_enough_for_traefiks_passive_check() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "passiveHealthCheck: { failureWindow: 60s }");
+    b_state.store(FAILS, Ordering::Release);
+
+    let mut client = proxy.client("x");
+    let failed = (0..3).filter(|_| client.get("/").status == 500).count();
+
+    assert_eq!(failed, 1);
+    proxy.await_metric(&format!("{EJECTIONS}{{service=\"pods\",reason=\"failures\"}}"), 1.0);
+}
+
+#[test]
+fn what_was_taken_out_stays_out_over_reloads() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let keys = "outlierDetection: { baseEjectionTime: 60s }";
+    let proxy = serving([&a, &b, &c], keys);
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+    b.forget();
+
+    for weight in ["", "panicThreshold: 1\n        ", "passHostHeader: false\n        "] {
+        proxy.reload(&three(&format!("{weight}{keys}")));
+        let mut client = proxy.client("x");
+        for _ in 0..6 {
+            client.get("/").expect(200);
+        }
+    }
+
+    assert_eq!(b.hits(), 0);
+    assert_eq!(proxy.metric(EJECTED), 1.0);
+}
+
+#[test]
+fn nobody_is_taken_out_when_that_is_turned_off() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "outlierDetection: { enabled: false }");
+    b_state.store(FAILS, Ordering::Release);
+
+    let mut client = proxy.client("x");
+    throughout("a third fails", Duration::from_millis(500), || {
+        (0..9).filter(|_| client.get("/").status == 500).count() == 3
+    });
+}
+
+#[test]
+fn a_new_pod_starts_slowly() {
+    let ((a, _), (b, _), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let keys = "slowStart: { duration: 600s, minWeightPercent: 10 }";
+    let document = three(keys);
+    let proxy = proxy()
+        .origin("a", &a)
+        .origin("b", &b)
+        .origin("c", &c)
+        .config(&document.replace(", { url: \"{c}\" }", ""))
+        .start();
+    proxy.reload(&document);
+
+    let mut client = proxy.client("x");
+    for _ in 0..210 {
+        client.get("/").expect(200);
+    }
+
+    // 100 to 100 to 10.
+    assert_eq!((a.hits(), b.hits(), c.hits()), (100, 100, 10));
+}
+
+#[test]
+fn a_pod_that_begins_down_gets_requests_once_its_checks_pass() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    b_state.store(FAILS, Ordering::Release);
+    let keys =
+        "healthCheck: { path: /health, interval: 50ms, initialState: down, rise: 2, status: '200-299' }";
+    let proxy = serving([&a, &b, &c], keys);
+
+    let up = |proxy: &Proxy| proxy.metric("sluicegate_service_endpoint_up{service=\"pods\"");
+    eventually("two are up", || up(&proxy) == 2.0);
+    b_state.store(WELL, Ordering::Release);
+    eventually("all are up", || up(&proxy) == 3.0);
+}
+
+#[test]
+fn a_connection_is_enough_for_a_check_by_tcp() {
+    let ((a, a_state), (mut b, _), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    a_state.store(FAILS, Ordering::Release);
+    let proxy = serving([&a, &b, &c], "healthCheck: { mode: tcp, interval: 50ms, fall: 2 }");
+    b.kill();
+
+    let up = |proxy: &Proxy| proxy.metric("sluicegate_service_endpoint_up{service=\"pods\"");
+    eventually("the one that refuses is down", || up(&proxy) == 2.0);
+    b.revive();
+    eventually("and up again", || up(&proxy) == 3.0);
+}
+
+#[test]
+fn mistakes_in_the_keys_are_found_at_their_lines() {
+    for (keys, key) in [
+        ("healthCheck: { path: /x, hostname: \"a b\" }", "hostname"),
+        ("healthCheck: { path: /x, status: 99 }", "status"),
+        ("healthCheck: { path: /x, rise: 0 }", "rise"),
+        ("healthCheck: { mode: http }", "path"),
+        ("slowStart: { minWeightPercent: 0 }", "minWeightPercent"),
+        ("outlierDetection: { maxEjectionPercent: 101 }", "maxEjectionPercent"),
+        ("panicThreshold: 101", "panicThreshold"),
+        ("passiveHealthCheck: { failureWindow: 0s }", "failureWindow"),
+    ] {
+        let dir = scratch();
+        let path = dir.path().join("bad.yml");
+        let text =
+            three(keys).replace("{a}", "http://a").replace("{b}", "http://b").replace("{c}", "http://c");
+        std::fs::write(&path, text).expect("written");
+        let path = path.to_str().expect("text");
+        let checked = run(dir.path(), ["check", path]).expect(1);
+        let said = checked.stdout + &checked.stderr;
+        assert!(said.contains(key) && said.contains("bad.yml:7:"), "{keys}: {said}");
+    }
+}

@@ -1,0 +1,579 @@
+//! Limits that replicas share through Redis: together they keep to one limit, and nobody ever sees an error of
+//! theirs, whatever Redis does.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Origin, Proxy, RedisServer, eventually, origin, proxy, scratch};
+
+/// A limit as the tests write it, and what it must keep to.
+#[derive(Clone, Copy)]
+struct Rate {
+    average: u64,
+    burst: u64,
+}
+
+fn document(rate: Rate, redis: &str) -> String {
+    let Rate { average, burst } = rate;
+    format!(
+        r#"
+http:
+  routers: {{ all: {{ rule: "PathPrefix(`/`)", service: pods, middlewares: [limit] }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{origin}}" }}] }} }} }}
+  middlewares:
+    limit:
+      rateLimit:
+        average: {average}
+        burst: {burst}
+        maxDelay: 0
+        sourceCriterion: {{ requestHeaderName: X-Key }}
+        redis: {{ {redis} }}
+"#
+    )
+}
+
+/// A proxy whose Redis is known to answer.
+fn replica(origin: &Origin, rate: Rate, redis: &str) -> Proxy {
+    let proxy = proxy().origin("origin", origin).config(&document(rate, redis)).start();
+    await_redis(&proxy, 1.0);
+    proxy
+}
+
+fn await_redis(proxy: &Proxy, up: f64) {
+    eventually(&format!("redis is up: {up}"), || is_up(proxy) == Some(up));
+}
+
+fn is_up(proxy: &Proxy) -> Option<f64> {
+    figure(proxy, "sluicegate_redis_up")
+}
+
+/// The sum of a metric's samples.
+fn figure(proxy: &Proxy, name: &str) -> Option<f64> {
+    let page = crate::harness::Client::connect(proxy.admin(), "admin").get("/metrics").expect(200).text();
+    let lines = page.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+/// What clients were answered, and when the first and the last of them were.
+#[derive(Debug, Default)]
+struct Tally {
+    allowed: AtomicU64,
+    refused: AtomicU64,
+    others: Mutex<Vec<u16>>,
+    slowest: Mutex<Duration>,
+}
+
+impl Tally {
+    fn ask(&self, client: &mut crate::harness::Client, key: &str) {
+        let began = Instant::now();
+        let status = client.get_with("/", &[("X-Key", key)]).status;
+        let took = began.elapsed();
+        let mut slowest = self.slowest.lock().expect("no panic");
+        *slowest = slowest.max(took);
+        match status {
+            200 => self.allowed.fetch_add(1, Ordering::SeqCst),
+            429 => self.refused.fetch_add(1, Ordering::SeqCst),
+            other => {
+                self.others.lock().expect("no panic").push(other);
+                0
+            }
+        };
+    }
+
+    fn allowed(&self) -> u64 {
+        self.allowed.load(Ordering::SeqCst)
+    }
+}
+
+/// Asks all replicas as fast as they answer, until `during` is over. Gives what was answered and the time from
+/// before the first request to after the last.
+fn flood(replicas: &[&Proxy], during: impl FnOnce(&Tally)) -> (Tally, Duration) {
+    let tally = Tally::default();
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for replica in replicas {
+            for _ in 0..2 {
+                let (tally, stop) = (&tally, &stop);
+                let mut client = replica.client("a.test");
+                scope.spawn(move || {
+                    while !stop.load(Ordering::SeqCst) {
+                        tally.ask(&mut client, "one");
+                    }
+                });
+            }
+        }
+        // A test that fails in here must not leave the threads running.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| during(&tally)));
+        stop.store(true, Ordering::SeqCst);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    (tally, began.elapsed())
+}
+
+fn await_answers(tally: &Tally, more: u64) {
+    let count = || tally.allowed() + tally.refused.load(Ordering::SeqCst);
+    let goal = count() + more;
+    eventually("more answers", || count() >= goal);
+}
+
+#[track_caller]
+fn assert_no_errors(tally: &Tally) {
+    assert!(tally.others.lock().expect("no panic").is_empty(), "{tally:?}");
+}
+
+/// `burst + rate * time`, and what else may pass.
+fn most(rate: Rate, time: Duration, more: u64) -> u64 {
+    rate.burst + more + (rate.average as f64 * time.as_secs_f64()).ceil() as u64
+}
+
+#[test]
+fn three_replicas_together_keep_to_one_limit() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 50, burst: 20 };
+    let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+    let replicas = [(); 3].map(|()| replica(&origin, rate, &redis));
+
+    let (tally, time) = flood(&replicas.each_ref(), |tally| {
+        eventually("the limit is reached and refilled", || tally.allowed() >= rate.burst + 30);
+    });
+
+    assert_no_errors(&tally);
+    assert!(tally.allowed() <= most(rate, time, 0), "{tally:?} in {time:?}");
+    assert!(tally.refused.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn three_replicas_with_leases_exceed_the_limit_by_no_more_than_their_leases() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 50, burst: 30 };
+    let redis = format!("endpoints: ['{}'], timeout: 5s, mode: lease, lease: 5", server.address());
+    let replicas = [(); 3].map(|()| replica(&origin, rate, &redis));
+
+    let (tally, time) = flood(&replicas.each_ref(), |tally| {
+        eventually("the limit is reached and refilled", || tally.allowed() >= rate.burst + 40);
+    });
+
+    assert_no_errors(&tally);
+    assert!(tally.allowed() <= most(rate, time, 3 * 5), "{tally:?} in {time:?}");
+    assert!(figure(&replicas[0], "sluicegate_limiter_shared_total").is_some());
+}
+
+#[test]
+fn with_leases_a_request_needs_no_word_from_redis() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 1, burst: 1_000 };
+    let redis = format!("endpoints: ['{}'], timeout: 5s, mode: lease, lease: 100", server.address());
+    let proxy = replica(&origin, rate, &redis);
+    let mut client = proxy.client("a.test");
+    server.pause();
+
+    // Longer than the time allowed for an answer, were there one to be waited for.
+    for _ in 0..50 {
+        let began = Instant::now();
+        client.get_with("/", &[("X-Key", "a")]).expect(200);
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    server.resume();
+    let spent = || {
+        let keys = server.keys();
+        let key = keys.iter().find(|key| key.contains("limit"))?;
+        let text: String = redis::cmd("GET").arg(key).query(&mut server.connect()).ok()?;
+        let numbers: Vec<u64> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
+        Some(numbers[1] / numbers[2])
+    };
+    eventually("redis has heard of them", || spent().is_some_and(|spent| spent >= 40));
+}
+
+#[test]
+fn while_redis_is_killed_paused_and_restarted_replicas_keep_to_their_shares_and_nobody_sees_an_error() {
+    let (mut server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 60, burst: 30 };
+    let redis = format!("endpoints: ['{}'], timeout: 200ms, replicas: 3", server.address());
+    let replicas = [(); 3].map(|()| replica(&origin, rate, &redis));
+    let all = |up| replicas.iter().for_each(|replica| await_redis(replica, up));
+
+    let (tally, time) = flood(&replicas.each_ref(), |tally| {
+        await_answers(tally, 50);
+        server.pause();
+        all(0.0);
+        await_answers(tally, 200);
+        server.resume();
+        all(1.0);
+        await_answers(tally, 100);
+        server.kill();
+        all(0.0);
+        await_answers(tally, 200);
+        server.restart();
+        all(1.0);
+        await_answers(tally, 100);
+    });
+
+    assert_no_errors(&tally);
+    // Two outages: Redis's bucket, which is empty and so full once more after the restart, and the shares, which
+    // are a third of the burst each and are filled at a third of the rate.
+    let shares = rate.burst + (rate.average as f64 * time.as_secs_f64()).ceil() as u64;
+    assert!(tally.allowed() <= most(rate, time, rate.burst + shares), "{tally:?} in {time:?}");
+}
+
+#[test]
+fn while_redis_is_away_all_replicas_together_keep_to_the_limit() {
+    let (mut server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 60, burst: 30 };
+    let redis = format!("endpoints: ['{}'], replicas: 3", server.address());
+    let replicas = [(); 3].map(|()| replica(&origin, rate, &redis));
+    server.kill();
+    replicas.iter().for_each(|replica| await_redis(replica, 0.0));
+
+    let (tally, time) = flood(&replicas.each_ref(), |tally| {
+        eventually("the shares are spent and refilled", || tally.allowed() >= rate.burst + 20);
+    });
+
+    assert_no_errors(&tally);
+    assert!(tally.allowed() <= most(rate, time, 0), "{tally:?} in {time:?}");
+}
+
+#[test]
+fn what_was_allowed_while_redis_was_away_is_told_when_it_is_back() {
+    let (mut server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 1, burst: 1_000 };
+    let proxy = replica(&origin, rate, &format!("endpoints: ['{}']", server.address()));
+    server.kill();
+    await_redis(&proxy, 0.0);
+    let mut client = proxy.client("a.test");
+    for _ in 0..20 {
+        client.get_with("/", &[("X-Key", "a")]).expect(200);
+    }
+
+    server.restart();
+    await_redis(&proxy, 1.0);
+
+    eventually("redis has the debt", || server.keys().iter().any(|key| key.contains("limit")));
+}
+
+#[test]
+fn a_redis_that_hangs_is_waited_for_no_longer_than_is_allowed_and_then_not_at_all() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 1_000, burst: 1_000 };
+    let proxy = replica(&origin, rate, &format!("endpoints: ['{}'], timeout: 300ms", server.address()));
+    let mut client = proxy.client("a.test");
+    server.pause();
+
+    // Five late answers in a row, and Redis counts as away; the first of them may be the task's own.
+    for _ in 0..5 {
+        client.get_with("/", &[("X-Key", "a")]).expect(200);
+    }
+    await_redis(&proxy, 0.0);
+    let late = figure(&proxy, "sluicegate_redis_calls_total");
+    for _ in 0..100 {
+        client.get_with("/", &[("X-Key", "a")]).expect(200);
+    }
+    let after = figure(&proxy, "sluicegate_redis_calls_total");
+    assert!(after.unwrap_or(0.0) <= late.unwrap_or(0.0) + 5.0, "nobody is asked: {late:?} {after:?}");
+
+    server.resume();
+    await_redis(&proxy, 1.0);
+}
+
+#[test]
+fn a_full_redis_and_one_that_may_only_be_read_count_as_away_until_they_are_mended() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 10_000, burst: 10_000 };
+    let proxy = replica(&origin, rate, &format!("endpoints: ['{}'], timeout: 5s", server.address()));
+    let mut client = proxy.client("a.test");
+    let mut spoil = |spoilt: &[&str], mended: &[&str], trouble: &str| {
+        server.command(spoilt);
+        eventually("redis is found out", || {
+            client.get_with("/", &[("X-Key", "a")]).expect(200);
+            is_up(&proxy) == Some(0.0)
+        });
+        let api =
+            crate::harness::Client::connect(proxy.admin(), "admin").get("/api/redis").expect(200).text();
+        assert!(api.contains(trouble), "{api}");
+        server.command(mended);
+        await_redis(&proxy, 1.0);
+    };
+
+    spoil(&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "OOM");
+    spoil(&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"], "READONLY");
+}
+
+#[test]
+fn a_server_that_talks_nonsense_counts_as_away() {
+    let origin = origin().start();
+    for nonsense in [
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "+OK\r\n",
+        "*3\r\n:1\r\n$-1\r\n+x\r\n",
+        ":18446744073709551616\r\n",
+    ] {
+        let server = Nonsense::start(nonsense);
+        let rate = Rate { average: 1, burst: 1 };
+        let redis = format!("endpoints: ['{}'], dialTimeout: 1s, readTimeout: 1s", server.address);
+        let proxy = proxy().origin("origin", &origin).config(&document(rate, &redis)).start();
+        let mut client = proxy.client("a.test");
+        client.get_with("/", &[("X-Key", "a")]).expect(200);
+        client.get_with("/", &[("X-Key", "a")]).expect(429);
+        eventually("somebody has connected", || server.connections.load(Ordering::SeqCst) > 0);
+        assert_eq!(is_up(&proxy), Some(0.0), "{nonsense:?}");
+    }
+}
+
+#[test]
+fn the_policy_says_who_decides_without_redis() {
+    let origin = origin().start();
+    let rate = Rate { average: 1, burst: 1 };
+    for (policy, statuses) in
+        [("open", [200, 200, 200]), ("closed", [429, 429, 429]), ("local", [200, 429, 429])]
+    {
+        let redis = format!("endpoints: ['127.0.0.1:1'], onFailure: {policy}");
+        let proxy = proxy().origin("origin", &origin).config(&document(rate, &redis)).start();
+        let mut client = proxy.client("a.test");
+        let got = [(); 3].map(|()| client.get_with("/", &[("X-Key", "a")]).status);
+        assert_eq!(got, statuses, "{policy}");
+    }
+}
+
+#[test]
+fn a_flood_that_redis_has_refused_does_not_reach_it() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let proxy = replica(
+        &origin,
+        Rate { average: 1, burst: 1 },
+        &format!("endpoints: ['{}'], timeout: 5s", server.address()),
+    );
+    let mut client = proxy.client("a.test");
+    client.get_with("/", &[("X-Key", "a")]).expect(200);
+
+    for _ in 0..200 {
+        client.get_with("/", &[("X-Key", "a")]);
+    }
+
+    let calls = || -> u64 {
+        let info: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut server.connect()).expect("a text");
+        let line =
+            info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
+        line.split([':', '=', ',']).nth(2).and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    };
+    assert!(calls() < 100, "{} calls for 201 requests", calls());
+}
+
+#[test]
+fn a_reload_keeps_connections_and_takes_new_settings() {
+    let (first, second, origin) = (RedisServer::start(), RedisServer::start(), origin().start());
+    let rate = Rate { average: 1, burst: 2 };
+    let proxy = replica(&origin, rate, &format!("endpoints: ['{}'], timeout: 5s", first.address()));
+    let mut client = proxy.client("a.test");
+    client.get_with("/", &[("X-Key", "a")]).expect(200);
+
+    proxy.reload(&document(rate, &format!("endpoints: ['{}'], timeout: 5s", second.address())));
+    await_redis(&proxy, 1.0);
+
+    eventually("the other one is asked", || {
+        client.get_with("/", &[("X-Key", "b")]);
+        second.keys().iter().any(|key| key.contains("limit"))
+    });
+}
+
+#[test]
+fn passwords_are_shown_nowhere() {
+    const PASSWORD: &str = "correct-horse-battery";
+    let acl = "+@connection +evalsha +eval +script|load +get +set +time";
+    let user = format!("--user edge on >{PASSWORD} ~sluicegate:* {acl}");
+    let arguments: Vec<&str> = user.split(' ').collect();
+    let (server, origin) = (RedisServer::with(&arguments), origin().start());
+    let rate = Rate { average: 1, burst: 1 };
+    let redis =
+        format!("endpoints: ['{}'], username: edge, password: {PASSWORD}, timeout: 5s", server.address());
+    let proxy = replica(&origin, rate, &redis);
+    let mut client = proxy.client("a.test");
+    client.get_with("/", &[("X-Key", "a")]).expect(200);
+    client.get_with("/", &[("X-Key", "a")]).expect(429);
+
+    // A wrong one is as secret as the right one.
+    proxy.reload(&document(rate, &redis.replace(PASSWORD, "wrong-horse-battery")));
+    await_redis(&proxy, 0.0);
+
+    let mut admin = crate::harness::Client::connect(proxy.admin(), "admin");
+    let mut shown: Vec<String> = ["/api/redis", "/api/rawdata", "/api/http/middlewares", "/metrics"]
+        .iter()
+        .map(|path| admin.get(path).expect(200).text())
+        .collect();
+    assert!(shown[0].contains("WRONGPASS") || shown[0].contains("uthentication"), "{}", shown[0]);
+    shown.extend(proxy.log_lines().iter().map(|line| format!("{line:?}")));
+    for text in shown {
+        assert!(!text.contains("horse-battery"), "{text}");
+    }
+}
+
+#[test]
+fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
+    let dir = scratch();
+    let issue = |name: &str| {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate");
+        (cert.pem(), key.serialize_pem())
+    };
+    let (cert, key) = issue("redis");
+    let (other, _) = issue("other");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a writable directory");
+        path.to_str().expect("a plain path").to_owned()
+    };
+    let (cert, key, other) = (file("cert.pem", &cert), file("key.pem", &key), file("other.pem", &other));
+    let server = RedisServer::with_tls(&[
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let (origin, rate) = (origin().start(), Rate { average: 1, burst: 1 });
+    let with = |tls: &str| {
+        let redis = format!("endpoints: ['localhost:{}'], timeout: 5s, tls: {{ {tls} }}", server.port());
+        proxy().origin("origin", &origin).config(&document(rate, &redis)).start()
+    };
+
+    let trusting = with(&format!("ca: '{cert}'"));
+    await_redis(&trusting, 1.0);
+    trusting.client("a.test").get_with("/", &[("X-Key", "a")]).expect(200);
+    trusting.client("a.test").get_with("/", &[("X-Key", "a")]).expect(429);
+
+    await_redis(&with("insecureSkipVerify: true"), 1.0);
+
+    let wary = with(&format!("ca: '{other}'"));
+    wary.await_log("redis is away");
+    assert_eq!(is_up(&wary), Some(0.0));
+}
+
+#[test]
+fn a_cluster_is_asked_where_the_keys_are() {
+    let nodes =
+        [(); 3].map(|()| RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
+    for (index, node) in nodes.iter().enumerate() {
+        let (first, last) = (index * 5_462, ((index + 1) * 5_462).min(16_384) - 1);
+        node.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+        if index > 0 {
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+            node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port().to_string()]);
+        }
+    }
+    for node in &nodes {
+        eventually("the cluster is whole", || {
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connect()).expect("a text");
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        });
+    }
+    let origin = origin().start();
+    let endpoints: Vec<String> = nodes.iter().map(|node| format!("'{}'", node.address())).collect();
+    let redis = format!("endpoints: [{}], timeout: 5s", endpoints.join(", "));
+    let rate = Rate { average: 1, burst: 2 };
+    let replicas = [(); 2].map(|()| replica(&origin, rate, &redis));
+
+    for number in 0..20 {
+        let key = number.to_string();
+        let mut clients = replicas.each_ref().map(|replica| replica.client("a.test"));
+        clients[0].get_with("/", &[("X-Key", &key)]).expect(200);
+        clients[1].get_with("/", &[("X-Key", &key)]).expect(200);
+    }
+
+    for node in &nodes {
+        assert!(node.keys().iter().any(|key| key.contains("limit")), "every node has some of them");
+    }
+}
+
+#[test]
+fn sentinels_say_who_the_master_is() {
+    let master = RedisServer::start();
+    let replica_of_it = RedisServer::with(&["--replicaof", "127.0.0.1", &master.port().to_string()]);
+    let dir = scratch();
+    let config = dir.path().join("sentinel.conf");
+    std::fs::write(
+        &config,
+        format!(
+            "sentinel monitor edge 127.0.0.1 {} 1\nsentinel down-after-milliseconds edge 500\nsentinel failover-timeout edge 2000\n",
+            master.port()
+        ),
+    )
+    .expect("a writable directory");
+    let sentinel = RedisServer::sentinel(&config);
+    let origin = origin().start();
+    let redis = format!(
+        "endpoints: ['{}'], sentinel: {{ masterName: edge }}, timeout: 5s, replicas: 1",
+        sentinel.address()
+    );
+    let rate = Rate { average: 1, burst: 10 };
+    eventually("the sentinel knows the replica", || {
+        let text = format!("{:?}", sentinel.command(&["SENTINEL", "REPLICAS", "edge"]));
+        text.contains(&replica_of_it.port().to_string()) && !text.contains("disconnected")
+    });
+    let proxy = replica(&origin, rate, &redis);
+    let mut client = proxy.client("a.test");
+    client.get_with("/", &[("X-Key", "a")]).expect(200);
+    assert!(master.keys().iter().any(|key| key.contains("limit")));
+
+    drop(master);
+    await_redis(&proxy, 0.0);
+    client.get_with("/", &[("X-Key", "a")]).expect(200);
+
+    eventually("the other one is master and is asked", || {
+        client.get_with("/", &[("X-Key", "b")]);
+        is_up(&proxy) == Some(1.0)
+    });
+    eventually("its keys", || replica_of_it.keys().iter().any(|key| key.contains("limit")));
+}
+
+/// Takes connections and answers whatever it is sent with the same bytes.
+struct Nonsense {
+    address: String,
+    connections: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Nonsense {
+    fn start(answer: &'static str) -> Self {
+        use std::io::{Read, Write};
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let connections = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (count, stopped) = (Arc::clone(&connections), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while stream.read(&mut buffer).is_ok_and(|count| count > 0) {
+                        if stream.write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, connections, stop }
+    }
+}
+
+impl Drop for Nonsense {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(&self.address);
+    }
+}

@@ -1,0 +1,189 @@
+//! The script that Redis runs, against the arithmetic of memory mode and with its own clock.
+
+use std::cell::{Cell, RefCell};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use sluicegate::limit::redis::{Answer, By, CODE, Question, Shape, Terms, call, read};
+use sluicegate::limit::{Bound, Limit, LimitKey, LocalLimit, Part, Quota, Store, Window};
+
+use crate::harness::RedisServer;
+
+const MICRO: u64 = 1_000;
+
+/// The script with a clock that the test sets: the same but for one line.
+fn clocked(micros: u64) -> String {
+    let line = "local clock = redis.call('TIME')";
+    assert!(CODE.contains(line));
+    CODE.replace(line, &format!("local clock = {{ {}, {} }}", micros / 1_000_000, micros % 1_000_000))
+}
+
+fn ask(connection: &mut redis::Connection, code: &str, questions: &[Question]) -> Vec<Answer> {
+    let value: redis::Value = call(By::Code(code), questions.iter()).query(connection).expect("an answer");
+    let (_, answers) = read(&value, questions.iter()).expect("the script's own answer");
+    answers
+}
+
+fn limit(windows: &[(u64, u64, u64)]) -> Arc<Limit> {
+    let not_zero = |number| NonZeroU64::new(number).expect("not zero");
+    Arc::new(Limit::new(windows.iter().enumerate().map(|(index, (average, micros, burst))| Window {
+        name: index.to_string().into(),
+        quota: Quota::new(not_zero(*average), Duration::from_micros(*micros), not_zero(*burst)),
+    })))
+}
+
+fn question(limit: &Limit, name: &str, cost: u64) -> Question {
+    Question { shape: Arc::new(Shape::new("test", name, limit)), digest: [7; 16], cost, owed: false }
+}
+
+/// Numbers around those people write, in whole microseconds as Redis counts.
+fn windows() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
+    let average = prop_oneof![1..20_u64, 1..5_000_000_u64];
+    let period = prop_oneof![Just(1_000_000_u64), Just(60_000_000), 1..100_000_u64, 1..86_400_000_000_u64];
+    prop::collection::vec((average, period, 1..20_u64), 1..4)
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let gap = prop_oneof![3 => Just(0_u64), 3 => 0..100_u64, 2 => 0..300_u64, 1 => 0..5_000_u64];
+    prop::collection::vec((gap, prop_oneof![4 => Just(1_u64), 1 => 1..4_u64]), 1..60)
+}
+
+#[test]
+fn redis_decides_exactly_as_memory_does() {
+    let server = RedisServer::start();
+    let connection = RefCell::new(server.connect());
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let run = Cell::new(0);
+    let key = LimitKey::of(&[Part::Bytes(b"a")]);
+    let result = runner.run(&(windows(), steps()), |(windows, steps)| {
+        run.set(run.get() + 1);
+        let limit = limit(&windows);
+        let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
+        let memory =
+            LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound, 0).expect("few quotas");
+        // Keys live by the real clock, and by the real clock this takes no time.
+        let mut now = 1_000_000_000_000_u64;
+        for (gap, cost) in steps {
+            // In hundredths of what a token of the first window takes.
+            let (average, period, _) = windows[0];
+            now += u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average)))
+                .expect("short");
+            if limit.never(cost).is_some() {
+                continue;
+            }
+            let ours = memory.decide(now * MICRO, key, cost);
+            let theirs = &ask(
+                &mut connection.borrow_mut(),
+                &clocked(now),
+                &[question(&limit, &run.get().to_string(), cost)],
+            )[0];
+            prop_assert_eq!(theirs.taken, ours.allowed, "at {} for {}", now, cost);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_refusal_by_one_window_takes_nothing_from_the_others() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limit = limit(&[(1, 1_000_000, 5), (1, 60_000_000, 1)]);
+    let question = question(&limit, "m", 1);
+
+    let answers = ask(&mut connection, CODE, &[question.clone(), question.clone(), question]);
+
+    let taken: Vec<_> = answers.iter().map(|answer| answer.taken).collect();
+    assert_eq!(taken, [true, false, false]);
+    let token = Terms::of(&limit.windows()[0].quota);
+    assert_eq!(answers[2].spent[0], answers[0].spent[0], "{token:?}");
+}
+
+#[test]
+fn keys_live_until_their_bucket_is_full_again() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limit = limit(&[(1, 60_000_000, 10)]);
+    ask(&mut connection, CODE, &[question(&limit, "m", 3)]);
+
+    let keys = server.keys();
+    assert_eq!(keys, [format!("test:m:{{{}}}:0", "07".repeat(16))]);
+    let life: u64 = redis::cmd("PTTL").arg(&keys[0]).query(&mut connection).expect("a number");
+    assert!((170_000..=181_000).contains(&life), "{life} ms for three tokens of a minute");
+}
+
+#[test]
+fn what_is_given_away_already_is_counted_beyond_the_bucket_and_paid_back() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limit = limit(&[(1, 1_000_000, 2)]);
+    let mut owed = question(&limit, "m", 5);
+    owed.owed = true;
+    assert!(ask(&mut connection, &clocked(1_000_000), &[owed])[0].taken);
+
+    let one = [question(&limit, "m", 1)];
+    assert!(!ask(&mut connection, &clocked(1_000_000), &one)[0].taken);
+    assert!(!ask(&mut connection, &clocked(4_400_000), &one)[0].taken, "3 tokens too many, and one to take");
+    assert!(ask(&mut connection, &clocked(5_000_000), &one)[0].taken);
+}
+
+#[test]
+fn a_changed_limit_converts_what_is_there() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let now = clocked(1_000_000);
+    let ten = limit(&[(1, 1_000_000, 10)]);
+    assert!(ask(&mut connection, &now, &[question(&ten, "m", 4)])[0].taken);
+    let mut left = |limit: &Limit, most: u64| {
+        let one = question(limit, "m", 1);
+        (0..most).take_while(|_| ask(&mut connection, &now, std::slice::from_ref(&one))[0].taken).count()
+    };
+
+    assert_eq!(left(&limit(&[(7, 60_000_000, 10)]), 20), 6, "another rate: four are spent");
+    assert_eq!(left(&limit(&[(1, 1_000_000, 20)]), 30), 10, "a larger bucket");
+    assert_eq!(left(&limit(&[(1, 1_000_000, 3)]), 30), 0, "a smaller one is empty");
+}
+
+#[test]
+fn a_clock_that_is_set_back_refills_nothing_and_holds_nobody_up_for_long() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let one = [question(&limit(&[(1, 1_000_000, 1)]), "m", 1)];
+    assert!(ask(&mut connection, &clocked(100_000_000), &one)[0].taken);
+
+    assert!(!ask(&mut connection, &clocked(99_500_000), &one)[0].taken);
+    // An hour back: from there on a second is a second again.
+    assert!(!ask(&mut connection, &clocked(10_000_000), &one)[0].taken);
+    let wait = ask(&mut connection, &clocked(10_000_000), &one)[0].spent[0];
+    assert!(wait > 0);
+}
+
+#[test]
+fn what_somebody_else_has_put_at_a_key_is_replaced() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limit = limit(&[(1, 60_000_000, 1)]);
+    ask(&mut connection, CODE, &[question(&limit, "m", 1)]);
+    let key = server.keys().remove(0);
+    for words in [vec!["SET", &key, "nonsense"], vec!["SET", &key, "-1 1e999 x"], vec!["LPUSH", &key, "a"]] {
+        server.command(&["DEL", &key]);
+        server.command(&words);
+        let answers = ask(&mut connection, CODE, &[question(&limit, "m", 1), question(&limit, "m", 1)]);
+        assert_eq!([answers[0].taken, answers[1].taken], [true, false], "{words:?}");
+    }
+}
+
+#[test]
+fn the_time_is_redis_own() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let questions = [question(&limit(&[(1, 1_000_000, 1)]), "m", 1)];
+    let value: redis::Value =
+        call(By::Code(CODE), questions.iter()).query(&mut connection).expect("an answer");
+    let (micros, _) = read(&value, questions.iter()).expect("the script's own answer");
+    let (secs, _): (u64, u64) = redis::cmd("TIME").query(&mut connection).expect("a time");
+    assert!(secs.abs_diff(micros / 1_000_000) <= 1);
+}
