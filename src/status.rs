@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ use crate::middleware::{BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
 use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
+use crate::telemetry::time::Utc;
 
 /// The state that operators see.
 pub struct Status {
@@ -93,7 +94,7 @@ impl Status {
 
     fn count_redis(&self) {
         let Some(shared) = self.shared.lock().clone() else { return };
-        let figures: [(Metric, fn(&Backend) -> Figure); 5] = [
+        let figures: [(Metric, ReadFigures); 5] = [
             (declared::REDIS_UP, |redis| vec![("", f64::from(u8::from(redis.is_up())))]),
             (declared::REDIS_OUTAGES, |redis| vec![("", count(&redis.figures().outages))]),
             (declared::REDIS_CALLS, |redis| {
@@ -147,7 +148,7 @@ impl Status {
     }
 
     fn count_limits(&self) {
-        let figures: [(Metric, fn(&Counts) -> u64); 3] = [
+        let figures: [(Metric, ReadCount); 3] = [
             (declared::LIMIT_BUCKETS, |counts| counts.buckets),
             (declared::LIMIT_BYTES, |counts| counts.bytes),
             (declared::LIMIT_EVICTED, |counts| counts.evicted),
@@ -190,12 +191,12 @@ impl Status {
         let shared = Arc::clone(shared);
         self.metrics.samples_from(declared::ADAPTIVE_LIMIT, move || {
             let snapshot = shared.snapshot.load();
-            let limits = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
-                ServiceKind::Balanced(balanced) => balanced.adaptive.as_ref().map(|adaptive| Sample {
+            let limits = snapshot.services.iter().filter_map(|(name, service)| {
+                let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+                balanced.adaptive.as_ref().map(|adaptive| Sample {
                     labels: vec![("service", name.to_string())],
                     value: adaptive.limit().into(),
-                }),
-                ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+                })
             });
             limits.collect()
         });
@@ -350,6 +351,34 @@ impl AdminView for Status {
         let shared = self.shared.lock().clone();
         shared.map_or(serde_json::Value::Null, |shared| resilience(&shared))
     }
+
+    fn certificates(&self) -> Vec<serde_json::Value> {
+        let Some(shared) = self.shared.lock().clone() else { return Vec::new() };
+        let snapshot = shared.snapshot.load();
+        let time = |seconds: i64| {
+            let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+            Utc::of(SystemTime::UNIX_EPOCH + since).rfc3339()
+        };
+        let states = snapshot.tls.certificates.iter();
+        let shown = states.map(|state| {
+            let facts = &state.facts;
+            let name = facts.names.first().unwrap_or(&facts.common_name);
+            let mut shown = json!({
+                "name": name,
+                "commonName": facts.common_name,
+                "sans": facts.names,
+                "serialNumber": facts.serial,
+                "notBefore": time(facts.not_before),
+                "notAfter": time(facts.not_after),
+                "status": if state.stale.is_some() { "warning" } else { "enabled" },
+            });
+            if let Some(why) = &state.stale {
+                shown["error"] = json!([why]);
+            }
+            shown
+        });
+        shown.collect()
+    }
 }
 
 /// When each certificate in use expires, by what Traefik calls it.
@@ -370,8 +399,11 @@ fn expiries(shared: &Shared) -> Vec<Sample> {
         .collect()
 }
 
-/// Values by outcome; an empty outcome is no label.
-type Figure = Vec<(&'static str, f64)>;
+/// Reads the values of a metric by outcome; an empty outcome is no label.
+type ReadFigures = fn(&Backend) -> Vec<(&'static str, f64)>;
+
+/// Reads one figure of a store of buckets.
+type ReadCount = fn(&Counts) -> u64;
 
 fn count(figure: &AtomicU64) -> f64 {
     figure.load(Ordering::Relaxed) as f64
@@ -461,11 +493,9 @@ fn resilience(shared: &Shared) -> serde_json::Value {
 /// What the queues of services with limits have done.
 fn queues(shared: &Shared) -> Vec<(String, QueueCounts)> {
     let snapshot = shared.snapshot.load();
-    let queues = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
-        ServiceKind::Balanced(balanced) => {
-            balanced.lobby.as_ref().map(|lobby| (name.to_string(), lobby.counts()))
-        }
-        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    let queues = snapshot.services.iter().filter_map(|(name, service)| {
+        let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+        balanced.lobby.as_ref().map(|lobby| (name.to_string(), lobby.counts()))
     });
     queues.collect()
 }
@@ -473,9 +503,9 @@ fn queues(shared: &Shared) -> Vec<(String, QueueCounts)> {
 /// A figure of the newest endpoints of each service.
 fn of_each_set(shared: &Shared, figure: impl Fn(&EndpointSet) -> usize) -> Vec<Sample> {
     let snapshot = shared.snapshot.load();
-    let services = snapshot.services.iter().filter_map(|(name, service)| match &service.kind {
-        ServiceKind::Balanced(balanced) => Some((name, figure(&balanced.endpoints.load()))),
-        ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+    let services = snapshot.services.iter().filter_map(|(name, service)| {
+        let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+        Some((name, figure(&balanced.endpoints.load())))
     });
     let sample = |(name, value): (&ServiceName, usize)| Sample {
         labels: vec![("service", name.to_string())],

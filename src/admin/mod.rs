@@ -157,6 +157,10 @@ pub trait AdminView: Send + Sync {
     fn resilience(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
+    /// The certificates in use, without their keys.
+    fn certificates(&self) -> Vec<serde_json::Value> {
+        Vec::new()
+    }
 }
 
 /// The services that the proxy itself is: `api@internal`, `ping@internal`, `prometheus@internal`.

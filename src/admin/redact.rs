@@ -17,6 +17,7 @@ const SECRET_KEYS: &[&str] = &[
     "proxyauthorization",
     "psk",
     "setcookie",
+    "signingkeys",
     "users",
 ];
 
@@ -30,7 +31,9 @@ pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                if is_secret(key) { blot(value) } else { redact(value) }
+                // The settings of a cookie (`sticky.cookie`) are no cookie.
+                let settings = key == "cookie" && value.is_object();
+                if is_secret(key) && !settings { blot(value) } else { redact(value) }
             }
         }
         Value::Array(values) => values.iter_mut().for_each(redact),
@@ -80,6 +83,7 @@ mod tests {
             "tls": { "cert": "pem", "key": "pem", "keyFile": "/etc/key" },
             "redis": { "endpoints": ["redis://ann:x@cache:6379/0"], "password": 7, "username": "ann" },
             "oidc": { "clientSecret": { "value": "x" }, "client_secret": "x", "sessionToken": "x" },
+            "sticky": { "cookie": { "name": "n", "signingKeys": ["x"] } },
             "url": "http://pod/path@x",
             "secret": null,
         });
@@ -90,6 +94,7 @@ mod tests {
             "tls": { "cert": "pem", "key": "REDACTED", "keyFile": "/etc/key" },
             "redis": { "endpoints": ["redis://REDACTED@cache:6379/0"], "password": "REDACTED", "username": "ann" },
             "oidc": { "clientSecret": { "value": "REDACTED" }, "client_secret": "REDACTED", "sessionToken": "REDACTED" },
+            "sticky": { "cookie": { "name": "n", "signingKeys": ["REDACTED"] } },
             "url": "http://pod/path@x",
             "secret": null,
         });

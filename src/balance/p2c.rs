@@ -15,9 +15,9 @@ pub(super) fn pick<'a>(set: &'a EndpointSet, tried: &[EndpointId], random: u64) 
     let Some(second) = draw(set, second_random, different) else {
         return Some(first);
     };
-    // load / weight compared without a division.
+    // load / share compared without a division.
     let load =
-        |member: &Member, other: &Member| u64::from(member.endpoint.in_flight()) * u64::from(other.weight);
+        |member: &Member, other: &Member| u64::from(member.endpoint.in_flight()) * u64::from(other.share);
     Some(if load(second, first) < load(first, second) { second } else { first })
 }
 
@@ -30,7 +30,7 @@ fn draw(set: &EndpointSet, mut random: u32, wanted: impl Fn(&Member) -> bool) ->
         }
         random = scramble(random);
     }
-    next_turn(set, u64::from(random), wanted).map(|(member, _)| member)
+    next_turn(set, set.sequence(), u64::from(random), wanted).map(|(member, _)| member)
 }
 
 /// Another number that has nothing to do with the first: the finalizer of MurmurHash3, which maps `u32`

@@ -12,7 +12,7 @@ pub(super) fn pick<'a>(set: &'a EndpointSet, turn: &Turn, tried: &[EndpointId]) 
     if tried.is_empty() {
         return set.members().get(set.sequence().at(position)?);
     }
-    let (member, passed) = next_turn(set, position, |member| !was_tried(member, tried))?;
+    let (member, passed) = next_turn(set, set.sequence(), position, |member| !was_tried(member, tried))?;
     if passed > 0 {
         turn.take(passed);
     }

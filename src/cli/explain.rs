@@ -9,11 +9,13 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, Version};
 
 use super::{Explain, colour, print};
+use crate::balance::sticky::Sticky;
 use crate::common::clock::Millis;
 use crate::common::units::HumanDuration;
 use crate::config::load::Loader;
 use crate::config::render;
 use crate::endpoint::lobby::Limits;
+use crate::endpoint::set::Tier;
 use crate::http::authority;
 use crate::http::forwarded::{Kind, Peer};
 use crate::http::head::RequestHead;
@@ -196,6 +198,16 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
             if let Some(lobby) = &balanced.lobby {
                 places(&lobby.limits(), indent, out)?;
             }
+            if let Some(by) = &balanced.hash_by {
+                write!(out, "{:indent$}   by {}", "", by.describe())?;
+                match balanced.balancer.max_load() {
+                    Some(bound) => writeln!(out, ", an endpoint has at most {} % of its share", bound.get())?,
+                    None => writeln!(out)?,
+                }
+            }
+            if let Some(sticky) = &balanced.sticky {
+                cookie(sticky, indent, out)?;
+            }
             if let Some(outbound) = &balanced.outbound {
                 let limit = outbound.pace.limit();
                 for quota in limit.windows().iter().map(|window| &window.quota) {
@@ -216,19 +228,61 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                 writeln!(out, "{:indent$}   no endpoints: 503", "")?;
             }
             for member in set.members() {
-                writeln!(
-                    out,
-                    "{:indent$}   {} weight {}",
-                    "",
-                    member.endpoint.url().as_str(),
-                    member.configured
-                )?;
+                let url = member.endpoint.url().as_str();
+                write!(out, "{:indent$}   {url} weight {}", "", member.configured)?;
+                match member.tier {
+                    _ if member.configured == 0 => writeln!(out, ": serves only those who hold its cookie")?,
+                    Tier::Near => writeln!(out)?,
+                    Tier::OtherZone(percent) => {
+                        writeln!(
+                            out,
+                            ": in another zone, when less than {percent} % of this one is available"
+                        )?;
+                    }
+                    Tier::Backup(0) => writeln!(out, ": a backup, when no other is available")?,
+                    Tier::Backup(percent) => {
+                        writeln!(out, ": a backup, when less than {percent} % of the others is available")?;
+                    }
+                }
             }
             Ok(())
         }
         ServiceKind::Weighted(weighted) => {
             writeln!(out, " (weighted: one of these)")?;
+            if let Some(children) = &weighted.sticky {
+                cookie(&children.sticky, indent, out)?;
+            }
             weighted.children.iter().try_for_each(|child| self::service(child, route, indent + 3, out))
+        }
+        ServiceKind::Hashed(hashed) => {
+            writeln!(out, " (highestRandomWeight: one of these, by the client's address)")?;
+            hashed.children.iter().try_for_each(|child| self::service(child, route, indent + 3, out))
+        }
+        ServiceKind::Failover(failover) => {
+            writeln!(out, " (failover: the first while it is available, else the second)")?;
+            if let Some(errors) = &failover.errors {
+                let range = |(first, last): &(u16, u16)| match first == last {
+                    true => first.to_string(),
+                    false => format!("{first}-{last}"),
+                };
+                let status: Vec<String> = errors.status.iter().map(range).collect();
+                writeln!(
+                    out,
+                    "{:indent$}   and the second when the first answers {}",
+                    "",
+                    status.join(", ")
+                )?;
+            }
+            self::service(&failover.service, route, indent + 3, out)?;
+            self::service(&failover.fallback, route, indent + 3, out)
+        }
+        ServiceKind::Mirroring(mirroring) => {
+            writeln!(out, " (mirroring: the first answers, the others get copies)")?;
+            self::service(&mirroring.service, route, indent + 3, out)?;
+            mirroring.mirrors.iter().try_for_each(|mirror| {
+                writeln!(out, "{:indent$}   {} % of the requests to", "", mirror.percent.get())?;
+                self::service(&mirror.service, route, indent + 3, out)
+            })
         }
         ServiceKind::Internal(internal) => {
             let what = match internal {
@@ -257,6 +311,11 @@ fn places(limits: &Limits, indent: usize, out: &mut String) -> std::fmt::Result 
         (waiting, patience) => format!("{waiting} more wait up to {}", time(patience)),
     };
     writeln!(out, "{:indent$}   at most {}; {rest}", "", said.join(", "))
+}
+
+fn cookie(sticky: &Sticky, indent: usize, out: &mut String) -> std::fmt::Result {
+    let signed = if sticky.is_signed() { ", signed" } else { "" };
+    writeln!(out, "{:indent$}   sticky by cookie {}{signed}", "", sticky.name())
 }
 
 /// Why the other routers did not take it, in the order in which they are asked.

@@ -79,18 +79,32 @@ fn check_router(at: &ConfigPath, router: &RouterConfig, problems: &mut Problems)
 }
 
 fn check_service(at: &ConfigPath, service: &ServiceConfig, problems: &mut Problems) {
-    match (&service.load_balancer, &service.weighted) {
-        (None, None) => problems
-            .push(Problem::error(at, "service has no kind").hint("give it one of loadBalancer and weighted")),
-        (Some(_), Some(_)) => problems.push(
-            Problem::error(&at.key("weighted"), "loadBalancer and weighted are two kinds of service")
+    match service.kinds().as_slice() {
+        [] => problems.push(
+            Problem::error(at, "service has no kind")
+                .hint(format!("give it one of {}", ServiceConfig::KINDS.join(", "))),
+        ),
+        [_] => {}
+        [first, second, ..] => problems.push(
+            Problem::error(&at.key(second), format!("{first} and {second} are two kinds of service"))
                 .hint("give each a name of its own"),
         ),
-        (Some(balancer), None) => check_load_balancer(&at.key("loadBalancer"), balancer, problems),
-        (None, Some(weighted)) => {
-            if weighted.services.is_empty() {
-                problems.error(&at.key("weighted").key("services"), "must not be empty");
-            }
+    }
+    if let Some(balancer) = &service.load_balancer {
+        check_load_balancer(&at.key("loadBalancer"), balancer, problems);
+    }
+    for (index, mirror) in service.mirroring.iter().flat_map(|mirroring| &mirroring.mirrors).enumerate() {
+        if mirror.percent > 100 {
+            let at = at.key("mirroring").key("mirrors").index(index);
+            problems.error(&at.key("percent"), "must be at most 100");
+        }
+    }
+    let weighted = service.weighted.as_ref().map(|weighted| ("weighted", &weighted.services));
+    let hashed = service.highest_random_weight.as_ref();
+    let hashed = hashed.map(|hashed| ("highestRandomWeight", &hashed.services));
+    for (kind, services) in weighted.into_iter().chain(hashed) {
+        if services.is_empty() {
+            problems.error(&at.key(kind).key("services"), "must not be empty");
         }
     }
 }
@@ -101,6 +115,15 @@ fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems:
     }
     if let Some(health_check) = &balancer.health_check {
         check_health(&at.key("healthCheck"), health_check, problems);
+    }
+    let spillover = at.key("spillover");
+    for (key, percent) in [
+        ("zonePercent", balancer.spillover.zone_percent),
+        ("backupPercent", balancer.spillover.backup_percent),
+    ] {
+        if percent > 100 {
+            problems.error(&spillover.key(key), "must be at most 100");
+        }
     }
     check_outliers(at, balancer, problems);
     let retry = at.key("retry");
@@ -134,12 +157,8 @@ fn check_health(at: &ConfigPath, health_check: &HealthCheckConfig, problems: &mu
         problems.error(&at.key("path"), "must start with \"/\"");
     }
     match health_check.scheme.as_deref() {
-        None | Some("http" | "") => {}
-        Some("https") => problems.push(
-            Problem::error(&at.key("scheme"), "scheme https is not supported yet")
-                .hint("this version connects with http:// only"),
-        ),
-        Some(_) => problems.error(&at.key("scheme"), "must be http"),
+        None | Some("http" | "https" | "") => {}
+        Some(_) => problems.error(&at.key("scheme"), "must be http or https"),
     }
     let positive = [("interval", Some(health_check.interval)), ("timeout", Some(health_check.timeout))];
     for (key, value) in positive.into_iter().chain([("unhealthyInterval", health_check.unhealthy_interval)]) {

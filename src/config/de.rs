@@ -913,7 +913,7 @@ mod tests {
             [
                 "2:1 [http.routers.api.servcie] unknown key \"servcie\" (did you mean \"service\"?)",
                 "4:1 [http.routers.api.priorty] unknown key \"priorty\" (did you mean \"priority\"?)",
-                "5:1 [http.routers.api.whatever] unknown key \"whatever\" (known here: rule, service, entryPoints, middlewares, priority, ruleSyntax, pathMatching, observability, timeouts, importance)",
+                "5:1 [http.routers.api.whatever] unknown key \"whatever\" (known here: rule, service, entryPoints, middlewares, priority, ruleSyntax, pathMatching, tls, observability, timeouts, importance)",
             ]
         );
     }
@@ -941,7 +941,7 @@ mod tests {
             found,
             [
                 "2:3 [http.services.api.loadBalancer.sticky] sticky is not supported yet (remove it; this version does not have it)",
-                "3:3 [http.services.api.loadBalancer.Passivehealthcheck] passiveHealthCheck is not supported yet (use healthCheck)",
+                "3:3 [http.services.api.loadBalancer.passiveHealthCheck] the usual spelling of \"Passivehealthcheck\" is \"passiveHealthCheck\"",
             ]
         );
         let (_, found) = read_at::<ServiceConfig>(&service, "loadBalancer: {strategy: hrw}\n");

@@ -55,6 +55,8 @@ pub struct DocumentConfig {
     /// Threads that carry traffic. Default 0: one for each core that the process may use. At most 1024.
     #[schemars(range(max = 1024))]
     pub workers: u16,
+    /// Where this proxy runs: servers of the same `zone` are preferred. Default: nowhere in particular.
+    pub zone: String,
 }
 
 impl DocumentConfig {

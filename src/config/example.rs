@@ -12,10 +12,11 @@ use crate::common::problem::Problems;
 
 const EXAMPLE: &str = include_str!("../../config.example.yaml");
 
-/// Whether a line is a key that is commented out: `#key:`, where words have a space after `#`.
+/// Whether a line is a key that is commented out: `#key:` or `#- key:`, where words have a space after `#`.
 fn is_commented_key(line: &str) -> bool {
     line.trim_start()
         .strip_prefix('#')
+        .map(|rest| rest.strip_prefix("- ").unwrap_or(rest))
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
@@ -45,7 +46,7 @@ fn with_parents(chosen: usize) -> Vec<usize> {
     while let Some(parent) = on.last().and_then(|child| parent(&lines, *child)) {
         on.push(parent);
     }
-    let required = (1..lines.len()).filter(|index| lines[index - 1].contains("# Required."));
+    let required = (1..lines.len()).filter(|index| lines[index - 1].trim_end().ends_with("Required."));
     let required: Vec<usize> =
         required.filter(|index| parent(&lines, *index).is_some_and(|parent| on.contains(&parent))).collect();
     on.extend(required);
@@ -112,8 +113,9 @@ fn the_example_names_every_key_of_the_schema() {
 fn walk(root: &Json, schema: &Json, nodes: &[&Node], path: &str, missing: &mut Vec<String>) {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.trim_start_matches("#/$defs/");
-        // Shown in full once, under `rateLimit`.
-        let elsewhere = name == "SourceCriterionConfig" && !path.contains("rateLimit");
+        // Shown in full once, under `rateLimit` and `loadBalancer`.
+        let elsewhere = (name == "SourceCriterionConfig" && !path.contains("rateLimit"))
+            || (name == "StickyCookieConfig" && path.contains("weighted"));
         // Likewise, under `rateLimit.key`.
         let elsewhere = elsewhere || (name == "KeyPartConfig" && !path.contains("rateLimit.key"));
         if name != "NotYet" && !elsewhere {

@@ -28,7 +28,7 @@ const MAX_FILES: usize = 10_000;
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
 /// Blocks that stand in the main file only.
-const STATIC_BLOCKS: [&str; 14] = [
+const STATIC_BLOCKS: [&str; 15] = [
     "entryPoints",
     "serversTransport",
     "log",
@@ -43,6 +43,7 @@ const STATIC_BLOCKS: [&str; 14] = [
     "onProblem",
     "overload",
     "workers",
+    "zone",
 ];
 
 /// Blocks that stand in any file.
@@ -590,6 +591,7 @@ impl Reading<'_> {
                 "onProblem" => blocks.block(key, entry, &mut config.on_problem),
                 "overload" => blocks.block(key, entry, &mut config.overload),
                 "workers" => blocks.block(key, entry, &mut config.workers),
+                "zone" => blocks.block(key, entry, &mut config.zone),
                 other => {
                     let path = ConfigPath::root().key(other);
                     blocks.problems.push(Problem::error(&path, format!("unknown key {other:?}")));
@@ -885,7 +887,7 @@ mod tests {
 
     #[test]
     fn one_run_reports_a_problem_of_every_item() {
-        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'https://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
+        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'h2c://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
         let loaded = case(&[("main.yaml", text)]).loader.load();
         let lines: Vec<String> =
             loaded.problems.iter().map(|problem| format!("{} {}", problem.path, problem.message)).collect();
@@ -893,7 +895,7 @@ mod tests {
             "http.routers.a.service \"service\" is missing",
             "http.routers.b.rule \"rule\" is missing",
             "http.routers.c expected a map of keys, found \"text\"",
-            "http.services.d.loadBalancer.servers[0].url server url https:// is not supported yet",
+            "http.services.d.loadBalancer.servers[0].url server url h2c:// is not supported yet",
             "http.services.e service has no kind",
             "http.middlewares.f.nope unknown key \"nope\"",
             "http.serversTransports.g.maxIdleConnsPerHost expected a whole number, found \"many\"",
@@ -972,7 +974,7 @@ mod tests {
         let mut case = case(&[("main.yaml", DIRECTORY), ("dyn/a.yaml", &with_router("a"))]);
         let first = case.good();
         case.loader.accept(&first);
-        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'https://a'}]}}}}\n");
+        case.write("dyn/a.yaml", "http: {services: {s: {loadBalancer: {servers: [{url: 'ftp://a'}]}}}}\n");
         let second = case.good();
         assert_eq!(routers(&second), ["a"]);
         assert_eq!(second.stale.len(), 1);
@@ -1004,13 +1006,13 @@ mod tests {
     fn a_provider_file_has_dynamic_keys_only() {
         let case = case(&[
             ("main.yaml", DIRECTORY),
-            ("dyn/a.yaml", "entryPoints: {}\ntls: {options: {}}\ntcp: {}\nhtpp: {}\n"),
+            ("dyn/a.yaml", "entryPoints: {}\ntcp: {routers: {}}\nudp: {}\nhtpp: {}\n"),
         ]);
         let loaded = case.loader.load();
         let lines: Vec<&str> = loaded.problems.iter().map(|problem| &*problem.message).collect();
         assert_eq!(
             lines,
-            ["entryPoints belongs in the main file", "tls is not supported yet", "unknown key \"htpp\""]
+            ["entryPoints belongs in the main file", "tcp is not supported yet", "unknown key \"htpp\""]
         );
     }
 

@@ -1,6 +1,7 @@
 //! The document as written: YAML to a tree with positions, items from the tree, files merged.
 
 pub mod admin;
+pub mod balancing;
 pub mod check;
 pub mod de;
 pub mod document;

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::balancing::{
+    FailoverConfig, HashConfig, HighestRandomWeightConfig, MirroringConfig, SpilloverConfig, StickyConfig,
+};
 use crate::common::units::HumanDuration;
 
 /// Where requests are sent: exactly one of the kinds.
@@ -15,6 +18,29 @@ pub struct ServiceConfig {
     pub load_balancer: Option<LoadBalancerConfig>,
     /// Other services, one of which is picked for each request by weight.
     pub weighted: Option<WeightedConfig>,
+    /// Other services, one of which each client belongs to.
+    pub highest_random_weight: Option<HighestRandomWeightConfig>,
+    /// A service, and another for when it is down.
+    pub failover: Option<FailoverConfig>,
+    /// A service, and others that get copies of its requests.
+    pub mirroring: Option<MirroringConfig>,
+}
+
+impl ServiceConfig {
+    /// Every kind there is, for messages.
+    pub const KINDS: [&str; 5] = ["loadBalancer", "weighted", "highestRandomWeight", "failover", "mirroring"];
+
+    /// The kinds that are written.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let written = [
+            self.load_balancer.is_some(),
+            self.weighted.is_some(),
+            self.highest_random_weight.is_some(),
+            self.failover.is_some(),
+            self.mirroring.is_some(),
+        ];
+        Self::KINDS.into_iter().zip(written).filter(|(_, written)| *written).map(|(kind, _)| kind).collect()
+    }
 }
 
 /// Servers and how one of them is picked.
@@ -23,8 +49,15 @@ pub struct ServiceConfig {
 pub struct LoadBalancerConfig {
     /// The servers. Default none: every request is answered with 503.
     pub servers: Vec<ServerConfig>,
-    /// How one is picked: `wrr` (weighted round robin) or `p2c` (the less busy of two). Default `wrr`.
+    /// How one is picked: `wrr` (weighted round robin), `p2c` (the less busy of two), `leastrequests`,
+    /// `leasttime`, `hrw` (by the client's address) or `hash` (by what `hash` names). Default `wrr`.
     pub strategy: Strategy,
+    /// What the strategy `hash` hashes.
+    pub hash: Option<HashConfig>,
+    /// Keeps a client with the server that answered it first. Default off.
+    pub sticky: Option<StickyConfig>,
+    /// When servers of other zones and backups get requests.
+    pub spillover: SpilloverConfig,
     /// Asks the servers for their health. Default off.
     pub health_check: Option<HealthCheckConfig>,
     /// Takes a server out after some failures, whatever the others do. Default off; `{}` turns it on.
@@ -125,6 +158,9 @@ impl Default for LoadBalancerConfig {
         Self {
             servers: Vec::new(),
             strategy: Strategy::default(),
+            hash: None,
+            sticky: None,
+            spillover: SpilloverConfig::default(),
             health_check: None,
             passive_health_check: None,
             outlier_detection: OutlierDetectionConfig::default(),
@@ -151,9 +187,18 @@ impl Default for LoadBalancerConfig {
 pub struct ServerConfig {
     /// `http://host[:port][/path]`; the path is used with `preservePath` only. Required.
     pub url: String,
-    /// Share of the requests. Default 1; 0 or less: none.
+    /// Share of the requests. Default 1; 0 or less: none but of those who hold its cookie.
     #[serde(default = "one")]
     pub weight: i64,
+    /// Lets it finish: as `weight: 0`, without forgetting the weight. Default false.
+    #[serde(default)]
+    pub drain: bool,
+    /// Gets requests only when the others are not available. Default false.
+    #[serde(default)]
+    pub backup: bool,
+    /// Where it is; the proxy's own `zone` is preferred. Default: nowhere in particular.
+    #[serde(default)]
+    pub zone: String,
     /// Puts the path of `url` before the request's. Default false.
     #[serde(default)]
     pub preserve_path: bool,
@@ -168,6 +213,16 @@ pub enum Strategy {
     Wrr,
     /// The one with fewer requests in flight of two picked at random.
     P2c,
+    /// The one with the fewest requests in flight.
+    #[serde(rename = "leastrequests")]
+    LeastRequests,
+    /// The one with the shortest time to the first byte times the requests in flight.
+    #[serde(rename = "leasttime")]
+    LeastTime,
+    /// The one that the client's address belongs to.
+    Hrw,
+    /// The one that the key of `hash` belongs to.
+    Hash,
 }
 
 /// How the servers of a service are asked for their health.
@@ -177,7 +232,7 @@ pub struct HealthCheckConfig {
     /// Path, with query if need be. Required, unless `mode` is `grpc` or `tcp`.
     #[serde(default)]
     pub path: String,
-    /// `http`. Default: the server's.
+    /// `http` or `https`, the latter as the service's `serversTransport` has it. Default: the server's.
     #[serde(default)]
     pub scheme: Option<String>,
     /// Protocol of the check: `http`, `grpc` (its health protocol) or `tcp` (a connection is enough). Default
@@ -569,6 +624,8 @@ impl Default for ServiceRetryConfig {
 pub struct WeightedConfig {
     /// The services.
     pub services: Vec<WeightedServiceConfig>,
+    /// Keeps a client with the service that answered it first. Default off.
+    pub sticky: Option<StickyConfig>,
     /// Passes the health of the services on to the one that contains this. Default off; `{}` turns it on.
     pub health_check: Option<PassHealthConfig>,
 }

@@ -50,11 +50,6 @@ const KEYS: &[Row] = &[
     Row { path: "tls.stores.*.defaultGeneratedCert", effect: Refuse, hint: ACME },
     Row { path: "http.routers.*.parentRefs", effect: Refuse, hint: "write the parent's rule and middlewares into the router" },
     Row { path: "http.services.*.middlewares", effect: Refuse, hint: "name them in the routers that use the service" },
-    Row { path: "http.services.*.highestRandomWeight", effect: Refuse, hint: "use weighted" },
-    Row { path: "http.services.*.mirroring", effect: Refuse, hint: "name the main service in the router" },
-    Row { path: "http.services.*.failover", effect: Refuse, hint: "name the main service in the router" },
-    Row { path: "http.services.*.loadBalancer.sticky", effect: Refuse, hint: REMOVE },
-    Row { path: "http.services.*.weighted.sticky", effect: Refuse, hint: REMOVE },
     // --- what does not ------------------------------------------------------------------------
     Row { path: "global.checkNewVersion", effect: Warn, hint: "Sluicegate never asks for new versions" },
     Row { path: "global.sendAnonymousUsage", effect: Warn, hint: "Sluicegate never sends usage figures" },
@@ -114,8 +109,6 @@ const VALUES: &[Row] = &[
     Row { path: "api.debug.true", effect: Warn, hint: "there are no /debug paths" },
     Row { path: "http.routers.*.ruleSyntax.v2", effect: Refuse, hint: "write the rule in v3's language" },
     Row { path: "core.defaultRuleSyntax.v2", effect: Refuse, hint: "write rules in v3's language" },
-    Row { path: "http.services.*.loadBalancer.strategy.hrw", effect: Refuse, hint: "use wrr or p2c" },
-    Row { path: "http.services.*.loadBalancer.strategy.leasttime", effect: Refuse, hint: "use p2c" },
 ];
 
 /// Written this way, a key of [`KEYS`] says nothing.
@@ -217,12 +210,12 @@ mod tests {
 
     #[test]
     fn a_value_is_found_at_its_key() {
-        let path = ConfigPath::of(&["http", "services", "api", "loadBalancer", "strategy"]);
+        let path = ConfigPath::of(&["http", "routers", "api", "ruleSyntax"]);
         assert_eq!(
-            value(&path, "HRW").map(|problem| problem.message),
-            Some("strategy hrw is not supported yet".to_owned())
+            value(&path, "V2").map(|problem| problem.message),
+            Some("ruleSyntax v2 is not supported yet".to_owned())
         );
-        assert_eq!(value(&path, "wrr"), None);
+        assert_eq!(value(&path, "v3"), None);
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! Never: sockets, timers, tasks.
 
 pub mod health;
+pub mod latency;
 pub mod live;
 pub mod lobby;
 pub mod outlier;
 pub mod sequence;
 pub mod set;
+pub mod tag;
 pub mod tally;
 pub mod url;
 
@@ -19,6 +21,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::endpoint::latency::PeakEwma;
+use crate::endpoint::tag::Tag;
 use crate::endpoint::tally::Tally;
 use crate::endpoint::url::ServerUrl;
 use crate::http::error::EndpointText;
@@ -56,6 +60,7 @@ pub struct Endpoint {
     url: ServerUrl,
     path_use: PathUse,
     text: EndpointText,
+    tag: Tag,
     load: Load,
     tally: Tally,
 }
@@ -67,6 +72,7 @@ struct Load {
     in_flight: AtomicU32,
     idle: AtomicU32,
     open: AtomicU32,
+    latency: PeakEwma,
 }
 
 /// What becomes of the path that a server's url has (`preservePath`).
@@ -86,11 +92,13 @@ impl Endpoint {
             Some(address) => EndpointText::Addr(address),
             None => EndpointText::Name(format!("{}:{}", url.host(), url.port()).into()),
         };
+        let tag = Tag::of(url.as_str());
         Arc::new(Self {
             id: EndpointId::next(),
             url,
             path_use,
             text,
+            tag,
             load: Load::default(),
             tally: Tally::default(),
         })
@@ -117,6 +125,16 @@ impl Endpoint {
     /// How errors and logs name it.
     pub fn text(&self) -> EndpointText {
         self.text.clone()
+    }
+
+    /// What sticky cookies and rendezvous hashing know it by.
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// How long it takes to answer; kept only where a balancer wants to know.
+    pub fn latency(&self) -> &PeakEwma {
+        &self.load.latency
     }
 
     /// Requests under way to it, from all cores.

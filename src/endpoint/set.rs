@@ -20,6 +20,21 @@ pub struct ServerSpec {
     pub weight: u32,
     /// What becomes of the path in `url`.
     pub path_use: PathUse,
+    /// When it gets requests.
+    pub tier: Tier,
+}
+
+/// When an endpoint gets requests, as far as that depends on others.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Tier {
+    /// Always.
+    #[default]
+    Near,
+    /// It stands in another zone than the proxy: when less than so many percent of the weight of the near
+    /// ones is available, and then as much as they are short of that.
+    OtherZone(u8),
+    /// When none of the others is available, or less than so many percent of their weight.
+    Backup(u8),
 }
 
 /// Whether somebody checks the endpoints, so that one that is down can come up again.
@@ -70,11 +85,15 @@ pub struct Member {
     pub passive: Passive,
     /// How much of its weight it has, in percent.
     pub warmth: u8,
+    /// When it gets requests.
+    pub tier: Tier,
+    /// Its share at this moment; 0 while it gets no requests.
+    pub share: u32,
     available: bool,
 }
 
 impl Member {
-    /// Whether it may be picked.
+    /// Whether it could be picked.
     pub fn is_available(&self) -> bool {
         self.available
     }
@@ -82,6 +101,11 @@ impl Member {
     /// Whether it is well, as far as checks and answers say.
     pub fn is_well(&self) -> bool {
         self.health.status() == Status::Up && self.passive != Passive::Ejected
+    }
+
+    /// Whether it serves those who hold a cookie of it. One with weight 0 does: it is being drained.
+    pub fn keeps_sessions(&self) -> bool {
+        self.share > 0 || self.is_well()
     }
 }
 
@@ -93,8 +117,14 @@ pub struct EndpointSet {
     available: usize,
     on_trial: usize,
     panics: bool,
-    /// Over the available members only, by their index in `members`.
+    /// All shares together.
+    total: u64,
+    /// Whether all shares are the same.
+    even: bool,
+    /// Over the members that have a share, by their index in `members`.
     sequence: Arc<Sequence>,
+    /// Over those that are available and have none.
+    reserve: Arc<Sequence>,
 }
 
 impl Default for EndpointSet {
@@ -144,6 +174,8 @@ impl EndpointSet {
                     (Watch::Checked, None) => Health::starting(care.initial),
                     (Watch::Unchecked, _) => Health::default(),
                 },
+                tier: server.tier,
+                share: 0,
                 passive: old.map_or(Passive::Admitted, |old| old.passive),
                 warmth: match old {
                     Some(old) if care.first_warmth < WARM => old.warmth,
@@ -171,7 +203,8 @@ impl EndpointSet {
         let mut members = self.members.clone();
         members[place].health = after;
         if after.status() == before.status() {
-            return Some(Self { members, sequence: Arc::clone(&self.sequence), ..*self });
+            let (sequence, reserve) = (Arc::clone(&self.sequence), Arc::clone(&self.reserve));
+            return Some(Self { members, sequence, reserve, ..*self });
         }
         if after.status() == Status::Up {
             members[place].warmth = self.care.first_warmth;
@@ -232,7 +265,7 @@ impl EndpointSet {
         self.members.iter().find(|member| member.endpoint.id() == id)
     }
 
-    /// How many may be picked.
+    /// How many have a share, and so may be picked.
     pub fn available(&self) -> usize {
         self.available
     }
@@ -247,9 +280,25 @@ impl EndpointSet {
         self.panics
     }
 
-    /// Whose turn is when, by their index in [`members`](Self::members): the available ones only.
+    /// All shares together.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Whether all that have a share have the same.
+    pub fn is_even(&self) -> bool {
+        self.even
+    }
+
+    /// Whose turn is when, by their index in [`members`](Self::members): those that have a share only.
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
+    }
+
+    /// The same for those that are available but have no share: backups and other zones while they are not
+    /// needed.
+    pub fn reserve(&self) -> &Sequence {
+        &self.reserve
     }
 
     /// Whether a reader could not tell it from `other`.
@@ -262,6 +311,7 @@ impl EndpointSet {
                 && a.passive == b.passive
                 && a.warmth == b.warmth
                 && a.available == b.available
+                && a.tier == b.tier
         };
         self.care == other.care
             && self.members.len() == other.members.len()
@@ -292,10 +342,100 @@ impl EndpointSet {
             member.available = member.configured > 0 && usable;
             on_trial += usize::from(member.available && member.passive == Passive::OnTrial);
         }
-        let weight = |member: &Member| if member.available { member.weight } else { 0 };
-        let weights: Vec<u32> = members.iter().map(weight).collect();
-        let available = weights.iter().filter(|weight| **weight > 0).count();
-        Self { members, care, available, on_trial, panics, sequence: Arc::new(Sequence::new(&weights)) }
+        let shares = shares(&members);
+        for (member, share) in members.iter_mut().zip(&shares) {
+            member.share = *share;
+        }
+        let mut some = shares.iter().filter(|share| **share > 0);
+        let first = some.clone().next();
+        let left =
+            |member: &Member| if member.is_available() && member.share == 0 { member.weight } else { 0 };
+        let reserve: Vec<u32> = members.iter().map(left).collect();
+        Self {
+            care,
+            on_trial,
+            panics,
+            available: some.clone().count(),
+            total: some.clone().map(|share| u64::from(*share)).sum(),
+            even: some.all(|share| Some(share) == first),
+            sequence: Arc::new(Sequence::new(&shares)),
+            reserve: Arc::new(Sequence::new(&reserve)),
+            members,
+        }
+    }
+}
+
+/// Who gets how much: a member's weight, unless its tier has something to say.
+fn shares(members: &[Member]) -> Vec<u32> {
+    let by_weight = |wanted: &dyn Fn(Tier) -> bool| {
+        let share = |member: &Member| {
+            if member.is_available() && wanted(member.tier) { member.weight } else { 0 }
+        };
+        members.iter().map(share).collect::<Vec<u32>>()
+    };
+    let (mut near, mut other, mut backup) = (Weights::default(), Weights::default(), Weights::default());
+    let (mut near_percent, mut backup_percent) = (0, 0);
+    for member in members {
+        match member.tier {
+            Tier::Near => near.add(member),
+            Tier::OtherZone(percent) => {
+                near_percent = percent;
+                other.add(member);
+            }
+            Tier::Backup(percent) => {
+                backup_percent = percent;
+                backup.add(member);
+            }
+        }
+    }
+    let primary = Weights { all: near.all + other.all, available: near.available + other.available };
+    if backup.available > 0 && (primary.available == 0 || primary.falls_short_of(backup_percent)) {
+        // There is too little of everything: everything is used, zones or not.
+        return by_weight(&|_| true);
+    }
+    if near.available == 0 || other.available == 0 {
+        return by_weight(&|tier| !matches!(tier, Tier::Backup(_)));
+    }
+    if !near.falls_short_of(near_percent) {
+        return by_weight(&|tier| tier == Tier::Near);
+    }
+    // `near_percent` of the near ones would have carried everything; what is available of them carries as
+    // much of it as it is of that.
+    let carried = near.available * 10_000 / (near.all * u64::from(near_percent)).max(1);
+    let exact = |member: &Member| match member.tier {
+        _ if !member.is_available() => 0,
+        Tier::Near => u128::from(member.weight) * u128::from(carried) * u128::from(other.available),
+        Tier::OtherZone(_) => {
+            u128::from(member.weight) * u128::from(100 - carried.min(100)) * u128::from(near.available)
+        }
+        Tier::Backup(_) => 0,
+    };
+    // So large that nobody with a share is rounded down to none by much, so small that it fits.
+    let largest = members.iter().map(exact).max().unwrap_or(0).max(1);
+    let scaled = |member: &Member| match exact(member) {
+        0 => 0,
+        exact => u32::try_from((exact * 1_000_000 / largest).max(1)).unwrap_or(u32::MAX),
+    };
+    members.iter().map(scaled).collect()
+}
+
+/// The weights of one tier.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weights {
+    all: u64,
+    available: u64,
+}
+
+impl Weights {
+    fn add(&mut self, member: &Member) {
+        self.all += u64::from(member.weight);
+        if member.is_available() {
+            self.available += u64::from(member.weight);
+        }
+    }
+
+    fn falls_short_of(self, percent: u8) -> bool {
+        self.available * 100 < self.all * u64::from(percent)
     }
 }
 
@@ -315,6 +455,7 @@ pub(crate) mod tests {
                 url: ServerUrl::parse(&url).expect("a good url"),
                 weight: *weight,
                 path_use: PathUse::Ignored,
+                tier: Tier::Near,
             }
         };
         weights.iter().enumerate().map(server).collect()
@@ -387,6 +528,68 @@ pub(crate) mod tests {
         let id = half.members()[1].endpoint.id();
         let again = half.checked(id, CheckResult::Pass, Thresholds::default()).expect("it was down");
         assert_eq!(again.sequence(), whole.sequence());
+    }
+
+    fn tiers(tiers: &[Tier]) -> EndpointSet {
+        let mut servers = servers(&vec![10; tiers.len()]);
+        for (server, tier) in servers.iter_mut().zip(tiers) {
+            server.tier = *tier;
+        }
+        EndpointSet::build(&servers, None, Watch::Checked)
+    }
+
+    fn shares_of(set: &EndpointSet) -> Vec<u64> {
+        let share =
+            |member: &Member| (u64::from(member.share) * 1_000 + set.total() / 2) / set.total().max(1);
+        set.members().iter().map(share).collect()
+    }
+
+    #[test]
+    fn backups_get_requests_only_when_nobody_else_is_left() {
+        let set = tiers(&[Tier::Near, Tier::Near, Tier::Backup(0), Tier::Backup(0)]);
+        assert_eq!((shares_of(&set), set.available()), (vec![500, 500, 0, 0], 2));
+        assert_eq!(set.reserve().len(), 2);
+        let set = down(&set, 0);
+        assert_eq!(shares_of(&set), [0, 1_000, 0, 0]);
+        let set = down(&set, 1);
+        assert_eq!((shares_of(&set), set.available()), (vec![0, 0, 500, 500], 2));
+        assert!(set.reserve().is_empty());
+    }
+
+    #[test]
+    fn backups_join_when_too_few_of_the_others_are_left() {
+        let near = Tier::Near;
+        let set = tiers(&[near, near, near, Tier::Backup(60)]);
+        let set = down(&set, 0);
+        assert_eq!(shares_of(&set), [0, 500, 500, 0]);
+        assert_eq!(shares_of(&down(&set, 1)), [0, 0, 500, 500]);
+    }
+
+    #[test]
+    fn the_own_zone_gets_everything_while_it_can_carry_it() {
+        let (near, other) = (Tier::Near, Tier::OtherZone(70));
+        let set = tiers(&[near, near, near, near, other, other]);
+        assert_eq!(shares_of(&set), [250, 250, 250, 250, 0, 0]);
+        let set = down(&set, 0);
+        assert_eq!(shares_of(&set), [0, 333, 333, 333, 0, 0], "75 % are enough");
+        let set = down(&set, 1);
+        // 50 % of the near ones are 71 % of the 70 % that were asked for.
+        assert_eq!(shares_of(&set), [0, 0, 355, 355, 145, 145]);
+        let set = down(&down(&set, 2), 3);
+        assert_eq!(shares_of(&set), [0, 0, 0, 0, 500, 500]);
+    }
+
+    #[test]
+    fn a_zone_that_is_gone_elsewhere_takes_nothing_from_here() {
+        let set = tiers(&[Tier::Near, Tier::Near, Tier::OtherZone(100)]);
+        assert_eq!(shares_of(&down(&down(&set, 0), 2)), [0, 1_000, 0]);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_drained_keeps_its_sessions_and_one_that_is_down_does_not() {
+        let set = down(&set_of(&[1, 0, 1]), 2);
+        let keeps: Vec<bool> = set.members().iter().map(Member::keeps_sessions).collect();
+        assert_eq!(keeps, [true, true, false]);
     }
 
     fn eject(set: &EndpointSet, index: usize) -> Option<EndpointSet> {

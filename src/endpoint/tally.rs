@@ -17,7 +17,7 @@ pub enum Verdict {
     ServerError(Duration),
     /// No answer came: connect failed or took too long, reset, not HTTP, no head in time.
     NoAnswer,
-    /// Its answer broke off or stood still after the head, which was counted before.
+    /// Its answer broke off, stood still or was left by the client after the head, which was counted before.
     BrokeOff,
     /// Nobody waits any more, or whoever was at fault, it was not the endpoint.
     Nothing,

@@ -263,7 +263,6 @@ mod tests {
         for (url, error) in [
             ("", E::NoScheme),
             ("10.0.0.1:80", E::NoScheme),
-            ("https://a", E::SchemeNotSupportedYet("https")),
             ("h2c://a", E::SchemeNotSupportedYet("h2c")),
             ("ftp://a", E::UnknownScheme("ftp".into())),
             ("http://", E::NoHost),

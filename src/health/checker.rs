@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::PathUse;
-    use crate::endpoint::set::{EndpointSet, ServerSpec, Watch};
+    use crate::endpoint::set::{EndpointSet, ServerSpec, Tier, Watch};
     use crate::endpoint::url::ServerUrl;
     use crate::health::{ExpectedStatus, Redirects};
 
@@ -237,6 +237,7 @@ mod tests {
             url: ServerUrl::parse(url).expect("a good url"),
             weight: 1,
             path_use: PathUse::Ignored,
+            tier: Tier::Near,
         };
         urls.iter().map(server).collect()
     }

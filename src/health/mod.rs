@@ -16,6 +16,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::endpoint::health::Thresholds;
+use crate::endpoint::url::Scheme;
+use crate::tls::client::ClientTls;
 
 /// Which statuses mean that an endpoint is well.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -90,6 +92,10 @@ pub struct HealthSettings {
     pub expected: ExpectedStatus,
     /// What the beginning of the answer's body must hold.
     pub expected_body: Option<Arc<str>>,
+    /// Instead of the scheme of the server's url.
+    pub scheme: Option<Scheme>,
+    /// How to speak TLS with servers, where the scheme says so.
+    pub tls: Option<Arc<ClientTls>>,
     /// Instead of the server's own port.
     pub port: Option<u16>,
     /// The request's `Host`, instead of the server's host and port.
@@ -117,6 +123,8 @@ impl HealthSettings {
             method: Method::GET,
             expected: ExpectedStatus::default(),
             expected_body: None,
+            scheme: None,
+            tls: None,
             port: None,
             hostname: None,
             headers: HeaderMap::new(),
@@ -138,6 +146,8 @@ impl fmt::Debug for HealthSettings {
             .field("method", &self.method)
             .field("expected", &self.expected)
             .field("expected_body", &self.expected_body)
+            .field("scheme", &self.scheme)
+            .field("tls", &self.tls.is_some())
             .field("port", &self.port)
             .field("hostname", &self.hostname)
             .field("headers", &self.headers.keys().collect::<Vec<_>>())

@@ -232,6 +232,7 @@ mod tests {
             url: ServerUrl::parse(&format!("http://s{index}.test")).expect("a good url"),
             weight: 1,
             path_use: PathUse::Ignored,
+            tier: crate::endpoint::set::Tier::Near,
         };
         (0..count).map(server).collect()
     }

@@ -15,10 +15,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::endpoint::Endpoint;
+use crate::endpoint::url::Scheme;
 use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
+use crate::tls::client::ClientTls;
 
 /// Redirections followed in one check, as in Traefik.
 const MAX_REDIRECTS: usize = 10;
@@ -35,6 +38,9 @@ pub enum ProbeError {
     /// Its name or address could not be connected to.
     #[error("connect failed: {0}")]
     Connect(#[source] io::Error),
+    /// The two sides do not agree on TLS.
+    #[error("TLS failed: {0}")]
+    Tls(String),
     /// It answered with something that is not HTTP/1, or closed the connection.
     #[error("no valid response: {0}")]
     Http(#[source] hyper::Error),
@@ -139,10 +145,17 @@ struct Target<'a> {
     /// Host and port as asked, in the form of a url.
     authority: String,
     host: Option<HeaderValue>,
+    scheme: Scheme,
+    tls: Option<&'a ClientTls>,
 }
 
+/// What a check is spoken on.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
 impl<'a> Target<'a> {
-    fn new(endpoint: &'a Endpoint, settings: &HealthSettings) -> Self {
+    fn new(endpoint: &'a Endpoint, settings: &'a HealthSettings) -> Self {
         let url = endpoint.url();
         let authority = match settings.port {
             None => url.authority().as_str().to_owned(),
@@ -151,7 +164,24 @@ impl<'a> Target<'a> {
         };
         let port = settings.port.unwrap_or_else(|| url.port());
         let host = settings.hostname.clone().or_else(|| HeaderValue::from_str(&authority).ok());
-        Self { endpoint, port, authority, host }
+        let scheme = settings.scheme.unwrap_or(url.scheme());
+        Self { endpoint, port, authority, host, scheme, tls: settings.tls.as_deref() }
+    }
+
+    /// A fresh connection on which `protocol` can be spoken.
+    async fn open(&self, protocol: &[u8]) -> Result<Box<dyn Wire>, ProbeError> {
+        let stream = self.connect().await.map_err(ProbeError::Connect)?;
+        if self.scheme == Scheme::Http {
+            return Ok(Box::new(stream));
+        }
+        let tls = self.tls.ok_or_else(|| ProbeError::Tls("no transport says how".to_owned()))?;
+        let (connector, name) = tls
+            .connector(self.endpoint.url().host(), protocol)
+            .map_err(|error| ProbeError::Tls(error.to_string()))?;
+        match connector.connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(ProbeError::Tls(error.to_string())),
+        }
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -170,11 +200,15 @@ impl<'a> Target<'a> {
         let bad = |_| ProbeError::BadRedirect;
         let location = location.to_str().map_err(|_| ProbeError::BadRedirect)?;
         let location = location.split('#').next().unwrap_or("");
-        let absolute = if location.starts_with("//") { format!("http:{location}") } else { location.into() };
+        let absolute = if location.starts_with("//") {
+            format!("{}:{location}", self.scheme.as_str())
+        } else {
+            location.into()
+        };
         if absolute.contains("://") && !absolute.starts_with(['/', '?', '.']) {
             let uri: Uri = absolute.parse().map_err(bad)?;
-            let here =
-                uri.scheme_str() == Some("http") && uri.authority().is_some_and(|to| self.is(to.as_str()));
+            let here = uri.scheme_str() == Some(self.scheme.as_str())
+                && uri.authority().is_some_and(|to| self.is(to.as_str()));
             return Ok(here.then(|| uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))));
         }
         let joined = match location.as_bytes().first() {
@@ -192,7 +226,11 @@ impl<'a> Target<'a> {
     fn is(&self, authority: &str) -> bool {
         let with_port = |text: &str| {
             let has_port = text.rfind(':') > text.rfind(']');
-            if has_port { text.to_ascii_lowercase() } else { format!("{}:80", text.to_ascii_lowercase()) }
+            if has_port {
+                text.to_ascii_lowercase()
+            } else {
+                format!("{}:{}", text.to_ascii_lowercase(), self.scheme.default_port())
+            }
         };
         let to = with_port(authority);
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
@@ -207,7 +245,7 @@ async fn exchange(
     settings: &HealthSettings,
 ) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeError> {
     let request = request(target, method, path, settings).map_err(ProbeError::Request)?;
-    let stream = target.connect().await.map_err(ProbeError::Connect)?;
+    let stream = target.open(b"http/1.1").await?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -256,7 +294,7 @@ async fn read_beginning(mut body: Incoming) -> Result<Vec<u8>, ProbeError> {
 
 /// Asks as gRPC's health protocol has it: `grpc.health.v1.Health/Check`, over HTTP/2 with prior knowledge.
 async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str) -> Result<(), ProbeError> {
-    let stream = target.connect().await.map_err(ProbeError::Connect)?;
+    let stream = target.open(b"h2").await?;
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(MAX_HEAD as u32);
     let (mut sender, connection) = builder.handshake(stream).await.map_err(ProbeError::Grpc)?;
@@ -296,7 +334,7 @@ async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str)
 
 fn grpc_request(target: &Target<'_>, settings: &HealthSettings) -> Result<Request<()>, ProbeError> {
     let authority = target.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&target.authority);
-    let uri = format!("http://{authority}/grpc.health.v1.Health/Check");
+    let uri = format!("{}://{authority}/grpc.health.v1.Health/Check", target.scheme.as_str());
     let mut request = Request::post(uri).body(()).map_err(ProbeError::Request)?;
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static("sluicegate-health-check"));
@@ -381,6 +419,8 @@ fn request(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::endpoint::PathUse;
     use crate::endpoint::url::ServerUrl;
@@ -427,5 +467,54 @@ mod tests {
         assert_eq!(says("12", &[]), Err("it does not know grpc.health.v1.Health".into()));
         assert_eq!(grpc_message(""), &[0, 0, 0, 0, 0][..]);
         assert_eq!(grpc_message("ab"), &[0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b'][..]);
+    }
+
+    /// A gRPC server that answers one check with these bytes and this status.
+    async fn grpc_server(answer: &'static [u8], status: &'static str) -> Arc<Endpoint> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a check");
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let head = http::Response::builder().header(CONTENT_TYPE, "application/grpc").body(());
+                let mut body = respond.send_response(head.expect("a head"), false).expect("open");
+                body.send_data(Bytes::from_static(answer), false).expect("open");
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static(status));
+                body.send_trailers(trailers).expect("open");
+            }
+        });
+        Endpoint::new(ServerUrl::parse(&url).expect("a url"), PathUse::Ignored)
+    }
+
+    #[tokio::test]
+    async fn grpc_is_asked_as_its_health_protocol_has_it() {
+        let mut settings = HealthSettings::new(PathAndQuery::from_static("/"));
+        settings.mode = Mode::Grpc("invoices".into());
+        let well = grpc_server(&[0, 0, 0, 0, 2, 8, 1], "0").await;
+        probe(&well, &settings).await.expect("it serves");
+        let ill = grpc_server(&[0, 0, 0, 0, 2, 8, 2], "0").await;
+        assert!(matches!(probe(&ill, &settings).await, Err(ProbeError::NotServing(_))));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_what_is_expected_is_not_well() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nall well").await;
+            }
+        });
+        let endpoint = Endpoint::new(ServerUrl::parse(&url).expect("a url"), PathUse::Ignored);
+        let mut settings = HealthSettings::new(PathAndQuery::from_static("/"));
+        settings.expected_body = Some("well".into());
+        probe(&endpoint, &settings).await.expect("it is there");
+        settings.expected_body = Some("ready".into());
+        assert!(matches!(probe(&endpoint, &settings).await, Err(ProbeError::Body(_))));
     }
 }

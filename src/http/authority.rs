@@ -94,7 +94,7 @@ impl<'a> Authority<'a> {
 
 /// A checked authority with what is asked of it for each request; made once for a connection whose
 /// requests are all for the same one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Checked {
     /// As written.
     pub text: Text,

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::copy::Copying;
 use super::h1::client::{ClientConn, ResponseBody};
 use super::h1::framing::{Length, Piece};
 use super::h1::server::RequestBody;
@@ -22,6 +23,8 @@ pub enum Body {
     FromPod(Box<ResponseBody>),
     /// Some bytes that were read ahead, then the rest, whose length is not known.
     After(Bytes, Box<Body>),
+    /// Copied while it passes.
+    Copying(Box<Copying>),
     /// The pod has switched protocols: from here on bytes flow both ways.
     Tunnel(Box<ClientConn>),
 }
@@ -59,6 +62,7 @@ impl Body {
             Self::FromClient(body) => body.length(),
             Self::FromPod(body) => body.length(),
             Self::After(_, rest) => rest.length(),
+            Self::Copying(copying) => copying.length(),
         }
     }
 
@@ -73,6 +77,7 @@ impl Body {
             }
             Self::FromClient(body) => body.poll_piece(cx),
             Self::FromPod(body) => body.poll_piece(cx),
+            Self::Copying(copying) => copying.poll_piece(cx),
             Self::After(first, rest) => {
                 let first = std::mem::take(first);
                 *self = std::mem::take(rest);

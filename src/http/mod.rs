@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod body;
 pub mod client_ip;
+pub mod copy;
 pub mod error;
 pub mod forwarded;
 pub mod h1;

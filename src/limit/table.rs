@@ -108,14 +108,17 @@ impl Table {
                 self.sets[place.set].tags[place.way] = tag;
                 return (place, None);
             }
-            if let Some(place) = self.make_way(first, second) {
-                self.held += 1;
+            if let Some(place) = self.make_way(first, second, |_| false) {
                 self.sets[place.set].tags[place.way] = tag;
                 return (place, None);
             }
             if self.sets.len() < most {
                 self.rebuild(next_size(self.sets.len(), most), most, now, forgets_at);
                 continue;
+            }
+            if let Some(place) = self.make_way(first, second, |state| forgets_at(state) <= now) {
+                self.sets[place.set].tags[place.way] = tag;
+                return (place, None);
             }
             let evicted = self.state(place);
             self.evicted += 1;
@@ -166,16 +169,24 @@ impl Table {
         Some(Place { set, way })
     }
 
-    /// Moves somebody who has a free place in the other set that it may be in, and gives its place.
-    fn make_way(&mut self, first: usize, second: usize) -> Option<Place> {
+    /// Moves somebody whose other set has a free place, or one that is `over`, and gives its own.
+    fn make_way(&mut self, first: usize, second: usize, over: impl Fn(State) -> bool) -> Option<Place> {
         for set in [first, second] {
             for way in 0..WAYS {
                 let tag = self.sets[set].tags[way];
                 let (one, other) = self.addresses(tag)?;
                 let elsewhere = if set == one { other } else { one };
-                if let Some(free) = self.sets[elsewhere].tags.iter().position(|tag| *tag == 0) {
+                if elsewhere == first || elsewhere == second {
+                    continue;
+                }
+                let there = &self.sets[elsewhere];
+                let free =
+                    (0..WAYS).find(|way| there.tags[*way] == 0 || over(State::unpack(there.states[*way])));
+                if let Some(free) = free {
+                    self.held += usize::from(there.tags[free] == 0);
+                    let state = self.sets[set].states[way];
                     self.sets[elsewhere].tags[free] = tag;
-                    self.sets[elsewhere].states[free] = self.sets[set].states[way];
+                    self.sets[elsewhere].states[free] = state;
                     return Some(Place { set, way });
                 }
             }
@@ -229,11 +240,15 @@ impl Table {
                     continue;
                 }
                 let Some((first, second)) = new.addresses(*tag) else { continue };
-                let place = match new.free(first, second).or_else(|| new.make_way(first, second)) {
+                let place = match new.free(first, second) {
                     Some(place) => {
                         new.held += 1;
-                        place
+                        Some(place)
                     }
+                    None => new.make_way(first, second, |_| false),
+                };
+                let place = match place {
+                    Some(place) => place,
                     None => {
                         new.evicted += 1;
                         let (place, soonest) = new.soonest(first, second, forgets_at);

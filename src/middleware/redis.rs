@@ -93,7 +93,7 @@ pub struct RedisTlsConfig {
     pub cert: Option<String>,
     /// Its key.
     pub key: Option<String>,
-    /// Whether any certificate will do. Default `false`.
+    /// Only `false`, the default: Redis's certificate is always looked at.
     pub insecure_skip_verify: bool,
 }
 
@@ -284,11 +284,16 @@ impl RedisTlsConfig {
         let (_, ca) = read("ca", &self.ca);
         let (has_cert, cert) = read("cert", &self.cert);
         let (has_key, key) = read("key", &self.key);
+        if self.insecure_skip_verify {
+            let at = at.key("insecureSkipVerify");
+            let problem = Problem::error(&at, "Redis without a look at its certificate is not supported");
+            problems.push(problem.hint("write its certificate, or whoever signed it, as ca"));
+        }
         if has_cert != has_key {
             problems.error(at, "cert and key belong together");
         }
         let client = cert.zip(key).map(|(cert, key)| (cert, Secret::new(&key)));
-        Tls { ca, client, insecure: self.insecure_skip_verify }
+        Tls { ca, client }
     }
 }
 
@@ -380,6 +385,7 @@ mod tests {
             ("{sentinel: {masterName: m}, cluster: true}", "redis.cluster"),
             ("{tls: {ca: /nowhere/ca.pem}}", "redis.tls.ca"),
             ("{tls: {cert: '-----BEGIN X'}}", "redis.tls"),
+            ("{tls: {insecureSkipVerify: true}}", "redis.tls.insecureSkipVerify"),
         ] {
             assert_eq!(compile(text).err(), Some(vec![path.to_owned()]), "{text}");
         }

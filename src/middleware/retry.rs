@@ -59,7 +59,7 @@ pub enum StatusText {
 }
 
 impl StatusText {
-    /// The range, both ends included.
+    /// The first and the last status that it means.
     pub fn parse(&self) -> Option<(u16, u16)> {
         let code = |text: &str| {
             let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -9,7 +9,7 @@ use std::task::Poll;
 use smallvec::SmallVec;
 
 use super::exchange::Exchange;
-use super::forward::pick;
+use super::resolve::Aim;
 use crate::balance;
 use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
@@ -60,16 +60,17 @@ impl Place {
 /// # Errors
 /// [`ProxyError::NoEndpoint`], [`ProxyError::QueueFull`], [`ProxyError::QueueTimeout`],
 /// [`ProxyError::ExchangeTimeout`], [`ProxyError::ClientDeadline`].
-pub async fn admit(
+pub(super) async fn admit(
     exchange: &Exchange<'_>,
     slot: &Slot,
     service: &Service,
     balanced: &Balanced,
+    aim: Aim,
     fresh: bool,
 ) -> Result<Admission, ProxyError> {
     match &balanced.lobby {
         None => {
-            let endpoint = pick(exchange, service, balanced, &[])?;
+            let endpoint = aim.pick(exchange, service, balanced, &[])?;
             let endpoint =
                 endpoint.ok_or_else(|| ProxyError::NoEndpoint { service: service.name.clone() })?;
             let place = Place::Free(InFlight::new(Arc::clone(&endpoint)));
@@ -77,30 +78,35 @@ pub async fn admit(
         }
         Some(lobby) => {
             if !lobby.is_busy()
-                && let Some(admission) = enter(exchange, service, balanced, lobby, fresh)?
+                && let Some(admission) = enter(exchange, service, balanced, aim, lobby, fresh)?
             {
                 return Ok(admission);
             }
             // Its future would make that of every exchange larger.
-            Box::pin(queue(exchange, slot, service, balanced, lobby, fresh)).await
+            Box::pin(queue(exchange, slot, service, balanced, aim, lobby, fresh)).await
         }
     }
 }
 
 /// A place at an endpoint that was not tried yet, if there is one this moment.
-pub(super) fn at_once(exchange: &Exchange<'_>, service: &Service, balanced: &Balanced) -> Option<Admission> {
+pub(super) fn at_once(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    aim: Aim,
+) -> Option<Admission> {
     let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    if !balance::leaves_one(&balanced.endpoints.load(), &tried) {
+    if !balance::leaves_any(&balanced.endpoints.load(), &tried) {
         return None;
     }
     let admission = match &balanced.lobby {
         None => {
-            let endpoint = pick(exchange, service, balanced, &[]).ok()??;
+            let endpoint = aim.pick(exchange, service, balanced, &[]).ok()??;
             let place = Place::Free(InFlight::new(Arc::clone(&endpoint)));
             Admission { endpoint, place, ticket: None }
         }
         Some(lobby) if lobby.is_busy() => return None,
-        Some(lobby) => enter(exchange, service, balanced, lobby, false).ok()??,
+        Some(lobby) => enter(exchange, service, balanced, aim, lobby, false).ok()??,
     };
     Some(admission).filter(|admission| !tried.contains(&admission.endpoint.id()))
 }
@@ -111,6 +117,7 @@ async fn queue(
     slot: &Slot,
     service: &Service,
     balanced: &Balanced,
+    aim: Aim,
     lobby: &Arc<Lobby>,
     fresh: bool,
 ) -> Result<Admission, ProxyError> {
@@ -126,7 +133,7 @@ async fn queue(
     let outcome = loop {
         let turn = poll_fn(|cx| match waiting.poll_turn(cx) {
             Poll::Ready(Err(why)) => Poll::Ready(Err(why)),
-            Poll::Ready(Ok(())) => match enter(exchange, service, balanced, lobby, fresh) {
+            Poll::Ready(Ok(())) => match enter(exchange, service, balanced, aim, lobby, fresh) {
                 Ok(None) => Poll::Pending,
                 Ok(Some(admission)) => Poll::Ready(Ok(Ok(admission))),
                 Err(error) => Poll::Ready(Ok(Err(error))),
@@ -161,6 +168,7 @@ fn enter(
     exchange: &Exchange<'_>,
     service: &Service,
     balanced: &Balanced,
+    aim: Aim,
     lobby: &Arc<Lobby>,
     fresh: bool,
 ) -> Result<Option<Admission>, ProxyError> {
@@ -176,7 +184,7 @@ fn enter(
             }
         }
     }
-    let entered = pick(exchange, service, balanced, &full)?.and_then(|endpoint| {
+    let entered = aim.pick(exchange, service, balanced, &full)?.and_then(|endpoint| {
         let (admitted, ticket) = lobby.try_enter(&endpoint, needs_connection(&endpoint))?;
         Some(Admission { endpoint, place: Place::Limited(admitted), ticket })
     });

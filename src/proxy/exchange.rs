@@ -32,8 +32,8 @@ pub struct Exchange<'a> {
     pub core: &'a Rc<Core>,
     /// The entry point it came through.
     pub entry: &'a EntryPoint,
-    /// The connection it came on.
-    pub conn: &'a ServerConn,
+    /// Where its interim answers go.
+    pub client: Downstream<'a>,
     /// Who sent it.
     pub peer: &'a Peer,
     /// What its connection agreed on, if it is TLS.
@@ -66,6 +66,8 @@ pub struct Exchange<'a> {
     pub idle_timeout: Millis,
     /// Tries so far, over all retries.
     pub attempts: u32,
+    /// How many of them were of a service that another has taken over from (`failover`).
+    pub attempts_before: u32,
     /// Tries allowed, where a `retry` link says so.
     pub attempt_limit: Option<u32>,
     /// The endpoints that were tried, in order.
@@ -80,6 +82,25 @@ pub struct Exchange<'a> {
     pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
+}
+
+/// The client's end of one exchange.
+#[derive(Clone, Copy, Debug)]
+pub enum Downstream<'a> {
+    /// A connection of HTTP/1.
+    H1(&'a ServerConn),
+    /// Nobody waits for the answer: a mirror.
+    Nobody,
+}
+
+impl Downstream<'_> {
+    /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
+    pub fn send_interim(self, status: StatusCode, headers: &HeaderMap) {
+        match self {
+            Self::H1(conn) => conn.send_interim(status, headers),
+            Self::Nobody => {}
+        }
+    }
 }
 
 impl Exchange<'_> {

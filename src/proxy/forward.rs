@@ -8,22 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::SET_COOKIE;
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::admit::{self, Admission, Place};
 use super::core::Suspicion;
 use super::exchange::{Exchange, timeout_kind};
+use super::failover;
 use super::hedge;
 use super::outcome::{Attempt, Outcome};
 use super::pace;
+use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
 use crate::balance;
 use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
 use crate::common::timer::{Slot, deadline};
-use crate::endpoint::outlier::Passive;
-use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
@@ -41,15 +42,24 @@ use crate::upstream::PoolLimits;
 pub async fn forward<'a>(
     exchange: &mut Exchange<'a>,
     service: &'a Service,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, ProxyError> {
-    let (service, balanced) = match resolve(service)? {
+    let Way { leaf, cookies } = resolve(exchange, service, &mut request)?;
+    let (service, balanced) = match leaf {
         Leaf::Balanced(service, balanced) => (service, balanced),
+        Leaf::Failover(service, failover, errors) => {
+            let answer = Box::pin(failover::run(exchange, service, failover, errors, request)).await;
+            return answer.map(|mut response| {
+                response.head.headers.extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+                response
+            });
+        }
         Leaf::Internal(internal) => return internal_answer(exchange, internal, &request.head).await,
     };
     exchange.service = Some(service);
     let Request { mut head, mut body } = request;
-    if exchange.attempts == 0 {
+    let aim = Aim::of(exchange, service, balanced, &head);
+    if exchange.attempts == exchange.attempts_before {
         balanced.budget.record_request(clock::recent());
     }
     let route = exchange.route;
@@ -64,7 +74,7 @@ pub async fn forward<'a>(
         let started = clock::to_millis(exchange.links.now);
         exchange.deadline = exchange.deadline.min(started + balanced.transport.request_timeout);
     }
-    let limit = exchange.attempt_limit.unwrap_or(balanced.attempts);
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
     loop {
@@ -73,15 +83,20 @@ pub async fn forward<'a>(
             // Its future would make that of every exchange larger.
             Box::pin(pace::service_turn(exchange, service, outbound)).await?;
         }
-        let admission = admit::admit(exchange, exchange.slot, service, balanced, fresh_only).await?;
+        let admission = admit::admit(exchange, exchange.slot, service, balanced, aim, fresh_only).await?;
         if let Some(outbound) = &balanced.outbound {
             Box::pin(pace::endpoint_turn(exchange, service, outbound, &admission.endpoint)).await?;
         }
         exchange.tried.push(Arc::clone(&admission.endpoint));
         let outcome = match &balanced.hedge {
-            Some(hedge) if limit > 1 && !fresh_only && may_hedge(exchange, balanced, &head, &body) => {
+            Some(hedge)
+                if limit > exchange.attempts
+                    && !fresh_only
+                    && may_hedge(exchange, balanced, &head, &body) =>
+            {
                 // A rare thing whose future would make that of every exchange larger.
-                Box::pin(hedge::run(exchange, service, balanced, hedge, admission, &mut head, &plain)).await
+                Box::pin(hedge::run(exchange, service, balanced, hedge, aim, admission, &mut head, &plain))
+                    .await
             }
             _ => {
                 let slot = exchange.slot;
@@ -100,6 +115,9 @@ pub async fn forward<'a>(
                     pace::learn(exchange, service, outbound, endpoint, &response.head);
                 }
                 memory::keep_fields(std::mem::take(&mut head.headers));
+                if let Some(endpoint) = exchange.tried.last() {
+                    aim.stick(exchange, service, balanced, endpoint, cookies, &mut response.head);
+                }
                 return Ok(response);
             }
             Err(failure) => failure,
@@ -154,7 +172,7 @@ pub async fn forward<'a>(
 
 /// Whether a second try beside the first can do no harm.
 fn may_hedge(exchange: &Exchange<'_>, balanced: &Balanced, head: &RequestHead, body: &Body) -> bool {
-    exchange.attempts == 1
+    exchange.attempts == exchange.attempts_before + 1
         && exchange.upgrade.is_none()
         // A second try would have to wait for its turn, too.
         && balanced.outbound.is_none()
@@ -178,7 +196,7 @@ fn learn(core: usize, balanced: &Balanced, took: Duration) {
 async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
     let interval = balanced.retry_interval;
     let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    if interval == 0 || balance::leaves_one(&balanced.endpoints.load(), &tried) {
+    if interval == 0 || balance::leaves_any(&balanced.endpoints.load(), &tried) {
         return;
     }
     let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
@@ -197,74 +215,6 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
         exchange.core.metrics.retry_budget_exhausted(service.label);
     }
     allowed
-}
-
-enum Leaf<'a> {
-    Balanced(&'a Service, &'a Balanced),
-    Internal(Internal),
-}
-
-/// Follows weighted services down to one with endpoints.
-fn resolve(service: &Service) -> Result<Leaf<'_>, ProxyError> {
-    let mut current = service;
-    loop {
-        match &current.kind {
-            ServiceKind::Balanced(balanced) => return Ok(Leaf::Balanced(current, balanced)),
-            ServiceKind::Internal(internal) => return Ok(Leaf::Internal(*internal)),
-            ServiceKind::Weighted(weighted) => {
-                let child = weighted.turns.pick(|child| weighted.children[child].is_available());
-                let child = child.ok_or_else(|| ProxyError::NoEndpoint { service: current.name.clone() })?;
-                current = &weighted.children[child];
-            }
-        }
-    }
-}
-
-/// The endpoint for the next attempt, none of those that are `full`; `None` when all that are available are.
-///
-/// # Errors
-/// [`ProxyError::NoEndpoint`].
-pub fn pick(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-    full: &[EndpointId],
-) -> Result<Option<Arc<Endpoint>>, ProxyError> {
-    let set = balanced.endpoints.load();
-    let mut avoid: SmallVec<[EndpointId; 4]> = SmallVec::from_slice(full);
-    avoid.extend(exchange.tried.iter().map(|endpoint| endpoint.id()));
-    let tried = avoid.len();
-    exchange.core.add_suspects(&mut avoid);
-    if set.on_trial() > 0 {
-        // After an ejection one request at a time shows whether it is well again.
-        let waits =
-            |member: &&Member| member.passive == Passive::OnTrial && !member.endpoint.tally().has_trial();
-        avoid.extend(set.members().iter().filter(waits).map(|member| member.endpoint.id()));
-    }
-    if !balance::leaves_one(&set, &avoid) {
-        // Rather one that is suspected than one that has failed this very request.
-        avoid.truncate(tried);
-    }
-    if !full.is_empty() && !balance::leaves_one(&set, &avoid) {
-        avoid.truncate(full.len());
-        if set.available() > 0 && !balance::leaves_one(&set, &avoid) {
-            return Ok(None);
-        }
-    }
-    let picked = balanced.balancer.pick(&set, &avoid, exchange.core.random());
-    match picked {
-        Some(endpoint) => {
-            exchange.core.try_out(endpoint.id());
-            if set.on_trial() > 0
-                && set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::OnTrial)
-            {
-                // Another core may have been faster; then there are two.
-                endpoint.tally().take_trial();
-            }
-            Ok(Some(Arc::clone(endpoint)))
-        }
-        None => Err(ProxyError::NoEndpoint { service: service.name.clone() }),
-    }
 }
 
 /// What the head had before an endpoint's own path and name were put into it.
@@ -397,7 +347,7 @@ pub(super) async fn attempt(
     let home: Rc<dyn Home> = pool;
     let header_timeout =
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
-    let client = exchange.conn;
+    let client = exchange.client;
     let interim_wanted = head.version == http::Version::HTTP_11;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
@@ -420,6 +370,9 @@ pub(super) async fn attempt(
     match conn.exchange(head, body, wants, &home).await {
         Ok((head, body)) => {
             let took = clock::instant() - started;
+            if balanced.balancer.wants_latency() {
+                observe(endpoint, head.status, took);
+            }
             attempt.end(Outcome::Answered { status: head.status, latency: took });
             Ok(Answered { response: Response { head, body }, place, took })
         }
@@ -446,6 +399,13 @@ pub(super) async fn attempt(
             Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
         }
     }
+}
+
+/// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
+fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
+    let now = clock::recent();
+    let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
+    endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
 
 /// RFC 9110 §9.2.2.

@@ -12,6 +12,7 @@ use std::task::Poll;
 use super::admit::{self, Admission};
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, Plain, attempt, may_retry};
+use super::resolve::Aim;
 use crate::balance::hedge::Hedge;
 use crate::common::clock;
 use crate::common::timer::Slot;
@@ -21,11 +22,13 @@ use crate::snapshot::{Balanced, Service};
 use crate::telemetry::metrics::{HedgeWinner, RetryReason};
 
 /// Tries `first`, and a second endpoint when it takes longer than the service says.
+#[expect(clippy::too_many_arguments, reason = "one step of the loop of forward, and of nothing else")]
 pub(super) async fn run(
     exchange: &mut Exchange<'_>,
     service: &Service,
     balanced: &Balanced,
     hedge: &Hedge,
+    aim: Aim,
     first: Admission,
     head: &mut RequestHead,
     plain: &Plain,
@@ -45,7 +48,7 @@ pub(super) async fn run(
             pin!(attempt(exchange, exchange.slot, service, balanced, first, head, Body::Empty, plain, false));
         match early(first.as_mut(), &delay_slot, at).await {
             Some(outcome) => (outcome, false),
-            None => match second(exchange, service, balanced) {
+            None => match second(exchange, service, balanced, aim) {
                 None => (first.await, false),
                 Some(admission) => {
                     second_endpoint = Some(Arc::clone(&admission.endpoint));
@@ -83,8 +86,8 @@ async fn early<F: Future>(mut first: Pin<&mut F>, slot: &Slot, at: clock::Millis
 }
 
 /// Where a second try may go at once: to an endpoint that was not tried, within the budget.
-fn second(exchange: &Exchange<'_>, service: &Service, balanced: &Balanced) -> Option<Admission> {
-    let admission = admit::at_once(exchange, service, balanced)?;
+fn second(exchange: &Exchange<'_>, service: &Service, balanced: &Balanced, aim: Aim) -> Option<Admission> {
+    let admission = admit::at_once(exchange, service, balanced, aim)?;
     may_retry(exchange, RetryReason::Hedge).then_some(admission)
 }
 

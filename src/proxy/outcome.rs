@@ -37,7 +37,9 @@ impl Outcome {
     /// What an attempt came to that failed with `error`.
     pub fn of(error: &ProxyError) -> Self {
         match error {
-            ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } => Self::NotConnected,
+            ProxyError::Connect { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::UpstreamTls { .. } => Self::NotConnected,
             ProxyError::UpstreamClosed { .. }
             | ProxyError::BadResponse { .. }
             | ProxyError::ResponseHeaderTimeout { .. }

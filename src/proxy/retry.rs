@@ -40,9 +40,9 @@ pub async fn run<'a>(
         return run_chain(exchange, rest, service, request).await;
     }
     let body = match hold(&mut request.body, link.max_request_body_bytes).await {
-        Ok(Some(body)) => body,
+        Ok(Hold::Whole(body)) => body,
         // Too large to be held: it streams, and is sent once.
-        Ok(None) => return run_chain(exchange, rest, service, request).await,
+        Ok(Hold::TooLarge) => return run_chain(exchange, rest, service, request).await,
         Err(error) => {
             exchange.note(&error);
             return respond::refusal(&error);
@@ -53,7 +53,7 @@ pub async fn run<'a>(
     let give_up = deadline(started, link.timeout);
     let held = exchange.links.held.len();
     loop {
-        let copy = Request { head: request.head.clone(), body: body.clone_held() };
+        let copy = Request { head: request.head.clone(), body: body.copy() };
         let response = run_chain(exchange, rest, service, copy).await;
         let status = response.head.status;
         if !link.retries_status(&method, status) || exchange.attempts >= link.attempts {
@@ -86,25 +86,36 @@ pub async fn run<'a>(
     }
 }
 
-/// Reads a body whole; `None`, with the body as it was, when it is larger than `limit`.
-async fn hold(body: &mut Body, limit: Option<u64>) -> Result<Option<Held>, ProxyError> {
+/// What became of a body that was to be held.
+pub(super) enum Hold {
+    /// It is held whole.
+    Whole(Held),
+    /// It is larger than that, and as it was.
+    TooLarge,
+}
+
+/// Reads a body whole, up to `limit` bytes.
+///
+/// # Errors
+/// The client did not send it whole.
+pub(super) async fn hold(body: &mut Body, limit: Option<u64>) -> Result<Hold, ProxyError> {
     let limit = limit.unwrap_or(u64::MAX);
     match body.length() {
-        Length::Empty => return Ok(Some(Held(Body::Empty))),
-        Length::Exact(bytes) if bytes > limit => return Ok(None),
+        Length::Empty => return Ok(Hold::Whole(Held(Body::Empty))),
+        Length::Exact(bytes) if bytes > limit => return Ok(Hold::TooLarge),
         _ => {}
     }
     let mut held = BytesMut::new();
     loop {
         match poll_fn(|cx| body.poll_piece(cx)).await {
-            None => return Ok(Some(Held(Body::full(held.freeze())))),
+            None => return Ok(Hold::Whole(Held(Body::full(held.freeze())))),
             Some(Ok(Piece::Data(data))) => {
                 held.extend_from_slice(&data);
                 if held.len() as u64 > limit {
                     // Of unknown length and too large: what was read goes ahead of what comes.
                     let rest = std::mem::take(body);
                     *body = Body::after(held.freeze(), rest);
-                    return Ok(None);
+                    return Ok(Hold::TooLarge);
                 }
             }
             // Trailer fields of a request that is held are let go of.
@@ -115,10 +126,11 @@ async fn hold(body: &mut Body, limit: Option<u64>) -> Result<Option<Held>, Proxy
 }
 
 /// A body that can be sent again.
-struct Held(Body);
+pub(super) struct Held(Body);
 
 impl Held {
-    fn clone_held(&self) -> Body {
+    /// The body, to send.
+    pub(super) fn copy(&self) -> Body {
         match &self.0 {
             Body::Full(bytes) => Body::Full(bytes.clone()),
             _ => Body::Empty,

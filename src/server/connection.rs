@@ -25,7 +25,7 @@ use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatien
 use crate::http::head::Response;
 use crate::middleware::LinkContext;
 use crate::proxy::core::Core;
-use crate::proxy::exchange::{Ending, Exchange, Logged, note_failure};
+use crate::proxy::exchange::{Downstream, Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
 use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
@@ -270,7 +270,7 @@ impl Connection<'_> {
         let mut exchange = Exchange {
             core,
             entry,
-            conn: &self.conn,
+            client: Downstream::H1(&self.conn),
             peer: &self.peer,
             tls: self.tls.as_deref(),
             authority: &authority,
@@ -287,6 +287,7 @@ impl Connection<'_> {
             attempt_timeout: None,
             idle_timeout: 0,
             attempts: 0,
+            attempts_before: 0,
             attempt_limit: None,
             tried: SmallVec::new(),
             in_flight: None,
@@ -343,7 +344,12 @@ impl Connection<'_> {
                 None
             }
             Err(error) => {
-                if matches!(error, SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled) {
+                // A client that leaves may have waited for the pod. Clients leave all pods alike, and that is what
+                // an endpoint is compared by.
+                if matches!(
+                    error,
+                    SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled | SendError::Client(_)
+                ) {
                     ending.broke_off();
                 }
                 let (error, reason) = match error {

@@ -12,28 +12,34 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
+use super::balancing;
 use super::entries::{self, InternalRouter};
 use super::tls::{Tls, TlsCompiler};
 use super::{
-    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Internal, ListenerId, Outbound, Route,
-    RouteTimeouts, Service, ServiceKind, Snapshot, Transport, Underscores, Weighted,
+    Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Failover, Hashed, Internal, ListenerId, Mirror,
+    MirrorPlaces, Mirroring, Outbound, Route, RouteTimeouts, Service, ServiceKind, Snapshot, StickyChildren,
+    Transport, Underscores, Weighted,
 };
+use crate::balance::Balancer;
 use crate::balance::adaptive::{Adaptive, AdaptiveSettings};
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
+use crate::balance::children::HashedChildren;
 use crate::balance::hedge::{Hedge, HedgeSettings};
+use crate::balance::percent::Percent;
 use crate::balance::weighted::WeightedChildren;
-use crate::balance::{Balancer, Strategy};
 use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
+use crate::config::balancing::{FailoverConfig, HighestRandomWeightConfig, MirroringConfig};
 use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
 use crate::config::router::{RouterConfig, RouterTimeouts};
 use crate::config::service::{
-    self, AdaptiveConcurrencyConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig, InitialState,
-    LoadBalancerConfig, OutboundLimitConfig, OutboundScope, WeightedConfig,
+    AdaptiveConcurrencyConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig, InitialState,
+    LoadBalancerConfig, OutboundLimitConfig, OutboundScope, ServiceConfig, WeightedConfig,
+    WeightedServiceConfig,
 };
 use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
@@ -43,9 +49,11 @@ use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::lobby::{Limits, Lobby};
 use crate::endpoint::outlier::OutlierSettings;
 use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
+use crate::endpoint::tag::Tag;
 use crate::endpoint::url::{Scheme, ServerUrl};
 use crate::health::outlier::{SlowStart, WatchSettings, Watched};
 use crate::health::{ExpectedStatus, HealthSettings, Mode, Redirects};
+use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
@@ -615,9 +623,10 @@ impl Compiler<'_> {
                 service: Arc::clone(service),
                 timeouts: timeouts.clone(),
                 // Probes are served when nothing else is.
-                importance: match service.kind {
-                    ServiceKind::Internal(_) => Importance::High,
-                    _ => router.importance.into(),
+                importance: if matches!(service.kind, ServiceKind::Internal(_)) {
+                    Importance::High
+                } else {
+                    router.importance.into()
                 },
                 series: metrics.series(entry_name, Some(name), Some(&service.name)),
                 access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
@@ -787,19 +796,18 @@ impl Compiler<'_> {
         let config = self.config.http.services.get(name)?;
         let at = ConfigPath::of(&["http", "services"]).key(name.as_str());
         let before = self.problems.len();
-        let kind = match (&config.load_balancer, &config.weighted) {
-            (Some(balancer), None) => self.balanced(name, balancer, &at.key("loadBalancer")),
-            (None, Some(weighted)) => self.weighted(name, weighted, &at.key("weighted")),
-            (Some(_), Some(_)) => {
-                let problem = Problem::error(&at, "a service has exactly one type, and this one has two");
-                self.problems.push(problem.hint("make two services of it"));
-                None
-            }
-            (None, None) => {
+        let kind = match config.kinds().as_slice() {
+            [_] => self.kind(name, config, &at),
+            [] => {
                 if !self.is_broken(&at) {
                     let problem = Problem::error(&at, "a service needs a type");
-                    self.problems.push(problem.hint("loadBalancer or weighted"));
+                    self.problems.push(problem.hint(ServiceConfig::KINDS.join(", ")));
                 }
+                None
+            }
+            [..] => {
+                let problem = Problem::error(&at, "a service has exactly one type, and this one has more");
+                self.problems.push(problem.hint("make several services of it"));
                 None
             }
         };
@@ -810,35 +818,143 @@ impl Compiler<'_> {
         service
     }
 
+    fn kind(&mut self, name: &ServiceName, config: &ServiceConfig, at: &ConfigPath) -> Option<ServiceKind> {
+        self.under_way.push(name.clone());
+        let kind = if let Some(balancer) = &config.load_balancer {
+            self.balanced(name, balancer, &at.key("loadBalancer"))
+        } else if let Some(weighted) = &config.weighted {
+            self.weighted(name, weighted, &at.key("weighted"))
+        } else if let Some(hashed) = &config.highest_random_weight {
+            self.hashed(hashed, &at.key("highestRandomWeight"))
+        } else if let Some(failover) = &config.failover {
+            self.failover(failover, &at.key("failover"))
+        } else if let Some(mirroring) = &config.mirroring {
+            self.mirroring(name, mirroring, &at.key("mirroring"))
+        } else {
+            None
+        };
+        self.under_way.pop();
+        kind
+    }
+
+    /// A service that another one leads to.
+    fn child(&mut self, name: &str, at: &ConfigPath) -> Option<Arc<Service>> {
+        let plain = name.strip_suffix("@file").unwrap_or(name);
+        if self.under_way.iter().any(|name| name.as_str() == plain) {
+            let round = self.under_way.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" -> ");
+            self.problems.error(at, format!("services lead in a circle: {round} -> {plain}"));
+            return None;
+        }
+        self.find_service(name, at)
+    }
+
+    /// Services by weight, with the names they are written by.
+    fn children<'c>(
+        &mut self,
+        services: &'c [WeightedServiceConfig],
+        at: &ConfigPath,
+    ) -> Vec<(&'c str, u32, Arc<Service>)> {
+        let mut children = Vec::with_capacity(services.len());
+        for (index, child) in services.iter().enumerate() {
+            let at = at.key("services").index(index).key("name");
+            if let Some(service) = self.child(&child.name, &at) {
+                let weight = u32::try_from(child.weight.max(0)).unwrap_or(u32::MAX);
+                children.push((child.name.as_str(), weight, service));
+            }
+        }
+        children
+    }
+
     fn weighted(
         &mut self,
         name: &ServiceName,
         config: &WeightedConfig,
         at: &ConfigPath,
     ) -> Option<ServiceKind> {
-        self.under_way.push(name.clone());
-        let mut children = Vec::with_capacity(config.services.len());
-        let mut weights = Vec::with_capacity(config.services.len());
-        for (index, child) in config.services.iter().enumerate() {
-            let at = at.key("services").index(index).key("name");
-            let plain = child.name.strip_suffix("@file").unwrap_or(&child.name);
-            if self.under_way.iter().any(|name| name.as_str() == plain) {
-                let round = self.under_way.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" -> ");
-                self.problems.error(&at, format!("services lead in a circle: {round} -> {plain}"));
-                continue;
+        let children = self.children(&config.services, at);
+        let weights: Vec<u32> = children.iter().map(|(_, weight, _)| *weight).collect();
+        let sticky = balancing::sticky(config.sticky.as_ref(), name, at, self.problems).map(|sticky| {
+            let tags = children.iter().map(|(name, ..)| Tag::of(name)).collect();
+            Box::new(StickyChildren { sticky, tags })
+        });
+        let children: Box<[_]> = children.into_iter().map(|(.., service)| service).collect();
+        self.warn_of_unchecked(config.health_check.is_some(), &children, at);
+        let start = self.previous_service(name).and_then(|service| {
+            if let ServiceKind::Weighted(weighted) = &service.kind {
+                Some(weighted.turns.turn())
+            } else {
+                None
             }
-            if let Some(service) = self.find_service(&child.name, &at) {
-                children.push(service);
-                weights.push(u32::try_from(child.weight.max(0)).unwrap_or(u32::MAX));
-            }
-        }
-        self.under_way.pop();
-        let start = self.previous_service(name).and_then(|service| match &service.kind {
-            ServiceKind::Weighted(weighted) => Some(weighted.turns.turn()),
-            ServiceKind::Balanced(_) | ServiceKind::Internal(_) => None,
         });
         let turns = WeightedChildren::new(&weights, start.unwrap_or(0));
-        Some(ServiceKind::Weighted(Weighted { turns, children: children.into() }))
+        Some(ServiceKind::Weighted(Weighted { turns, children, sticky }))
+    }
+
+    fn hashed(&mut self, config: &HighestRandomWeightConfig, at: &ConfigPath) -> Option<ServiceKind> {
+        let children = self.children(&config.services, at);
+        let choice = HashedChildren::new(children.iter().map(|(name, weight, _)| (*name, *weight)));
+        let children: Box<[_]> = children.into_iter().map(|(.., service)| service).collect();
+        self.warn_of_unchecked(config.health_check.is_some(), &children, at);
+        Some(ServiceKind::Hashed(Hashed { choice, children }))
+    }
+
+    fn failover(&mut self, config: &FailoverConfig, at: &ConfigPath) -> Option<ServiceKind> {
+        let service = self.child(&config.service, &at.key("service"));
+        let fallback = self.child(&config.fallback, &at.key("fallback"));
+        let errors = match &config.errors {
+            None => None,
+            Some(errors) => Some(balancing::failover_errors(errors, &at.key("errors"), self.problems)?),
+        };
+        let (service, fallback) = (service?, fallback?);
+        self.warn_of_unchecked(config.health_check.is_some(), std::slice::from_ref(&service), at);
+        Some(ServiceKind::Failover(Failover { service, fallback, errors }))
+    }
+
+    fn mirroring(
+        &mut self,
+        name: &ServiceName,
+        config: &MirroringConfig,
+        at: &ConfigPath,
+    ) -> Option<ServiceKind> {
+        let service = self.child(&config.service, &at.key("service"));
+        let mut mirrors = Vec::with_capacity(config.mirrors.len());
+        for (index, mirror) in config.mirrors.iter().enumerate() {
+            if let Some(service) = self.child(&mirror.name, &at.key("mirrors").index(index).key("name")) {
+                mirrors.push(Mirror { service, percent: Percent::new(mirror.percent) });
+            }
+        }
+        let service = service?;
+        self.warn_of_unchecked(config.health_check.is_some(), std::slice::from_ref(&service), at);
+        let limit = u64::try_from(config.max_body_size).unwrap_or(u64::MAX).min(config.max_held_bytes);
+        // Copies under way count against the same bounds after a reload.
+        let previous = self.previous_service(name).and_then(|service| {
+            if let ServiceKind::Mirroring(mirroring) = &service.kind { Some(mirroring) } else { None }
+        });
+        let places = previous.map(|old| &old.places).filter(|places| places.max() == config.max_concurrent);
+        let room = previous.map(|old| &old.room).filter(|room| room.max() == config.max_held_bytes);
+        Some(ServiceKind::Mirroring(Mirroring {
+            service,
+            mirrors: mirrors.into(),
+            body_limit: config.mirror_body.then_some(limit),
+            timeout: config.timeout.non_zero(),
+            places: places.map_or_else(|| MirrorPlaces::new(config.max_concurrent), Arc::clone),
+            room: room.map_or_else(|| Room::new(config.max_held_bytes), Arc::clone),
+        }))
+    }
+
+    /// `healthCheck: {}` passes on what checks find; where nobody checks, that is nothing.
+    fn warn_of_unchecked(&mut self, passes: bool, children: &[Arc<Service>], at: &ConfigPath) {
+        let unchecked = children.iter().find(|child| {
+            let balancer = self.config.http.services.get(&child.name).and_then(|s| s.load_balancer.as_ref());
+            balancer.is_some_and(|balancer| balancer.health_check.is_none())
+        });
+        if let Some(child) = unchecked.filter(|_| passes) {
+            let problem = Problem::warning(
+                &at.key("healthCheck"),
+                format!("nobody checks the health of {:?}, so it counts as healthy", child.name.as_str()),
+            );
+            self.problems.push(problem.hint("give its loadBalancer a healthCheck"));
+        }
     }
 
     fn balanced(
@@ -858,7 +974,12 @@ impl Compiler<'_> {
                     }
                     servers.push(ServerSpec {
                         url,
-                        weight: u32::try_from(server.weight.max(0)).unwrap_or(u32::MAX),
+                        weight: if server.drain {
+                            0
+                        } else {
+                            u32::try_from(server.weight.max(0)).unwrap_or(u32::MAX)
+                        },
+                        tier: balancing::tier(server, &self.config.zone, &config.spillover),
                         path_use: if server.preserve_path { PathUse::Prefix } else { PathUse::Ignored },
                     });
                 }
@@ -869,7 +990,13 @@ impl Compiler<'_> {
             self.problems.warn(at, "no servers: every request will be answered with 503");
         }
         let health = config.health_check.as_ref().map(|check| self.health(check, &at.key("healthCheck")));
-        let uses_tls = servers.iter().any(|server| server.url.scheme() == Scheme::Https);
+        let scheme = config.health_check.as_ref().and_then(|check| match check.scheme.as_deref() {
+            Some("http") => Some(Scheme::Http),
+            Some("https") => Some(Scheme::Https),
+            Some(_) | None => None,
+        });
+        let uses_tls = scheme == Some(Scheme::Https)
+            || servers.iter().any(|server| server.url.scheme() == Scheme::Https);
         let transport = self.transport(config, uses_tls, at)?;
         let outbound = match &config.outbound_limit {
             Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
@@ -880,25 +1007,24 @@ impl Compiler<'_> {
             .attempts_header
             .as_ref()
             .and_then(|field| header_name(field, &at.key("retry").key("attemptsHeader"), self.problems));
-        let strategy = match config.strategy {
-            service::Strategy::Wrr => Strategy::Wrr,
-            service::Strategy::P2c => Strategy::P2c,
-        };
+        let strategy = balancing::strategy(config.strategy);
+        let (hash_by, max_load) = balancing::hash(config.hash.as_ref(), strategy, at, self.problems);
+        let sticky = balancing::sticky(config.sticky.as_ref(), name, at, self.problems).map(Box::new);
         let care = care(config);
         let budget_settings = RetryBudgetSettings {
             percent: config.retry.budget_percent.into(),
             min_per_second: config.retry.budget_min_per_second,
         };
-        let previous = self.previous_service(name).and_then(|service| match &service.kind {
-            ServiceKind::Balanced(balanced) => Some(&**balanced),
-            ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+        let previous = self.previous_service(name).and_then(|service| {
+            if let ServiceKind::Balanced(balanced) = &service.kind { Some(&**balanced) } else { None }
         });
         let (endpoints, balancer, budget) = match previous {
             Some(old) => {
-                let balancer = if old.balancer.strategy() == strategy {
+                let same = old.balancer.strategy() == strategy && old.balancer.max_load() == max_load;
+                let balancer = if same {
                     Arc::clone(&old.balancer)
                 } else {
-                    Arc::new(Balancer::new(strategy, old.balancer.turn()))
+                    Arc::new(Balancer::new(strategy, old.balancer.turn()).bounded(max_load))
                 };
                 let (endpoints, budget) = (Arc::clone(&old.endpoints), Arc::clone(&old.budget));
                 self.endpoints.push((Arc::clone(&endpoints), servers, care));
@@ -907,7 +1033,7 @@ impl Compiler<'_> {
             }
             None => (
                 Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, care))),
-                Arc::new(Balancer::new(strategy, 0)),
+                Arc::new(Balancer::new(strategy, 0).bounded(max_load)),
                 Arc::new(RetryBudget::new(budget_settings)),
             ),
         };
@@ -939,11 +1065,14 @@ impl Compiler<'_> {
         };
         self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
         if let Some(Some(settings)) = health {
+            let settings = HealthSettings { scheme, tls: transport.tls.clone(), ..settings };
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
         }
         Some(ServiceKind::Balanced(Box::new(Balanced {
             endpoints,
             balancer,
+            sticky,
+            hash_by,
             pass_host_header: config.pass_host_header,
             transport,
             attempts: config.retry.attempts.into(),

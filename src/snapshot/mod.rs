@@ -3,13 +3,15 @@
 //! A request loads it once and passes it by reference; a reload replaces it whole. Nothing in it is
 //! `Deserialize`: [`compile`] is the only bridge from what was written.
 
+mod balancing;
 pub mod compile;
 pub mod entries;
 pub mod tls;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -18,7 +20,11 @@ use http::HeaderName;
 use crate::balance::Balancer;
 use crate::balance::adaptive::Adaptive;
 use crate::balance::budget::RetryBudget;
+use crate::balance::children::HashedChildren;
 use crate::balance::hedge::Hedge;
+use crate::balance::key::HashBy;
+use crate::balance::percent::Percent;
+use crate::balance::sticky::Sticky;
 use crate::balance::weighted::WeightedChildren;
 use crate::common::clock::Millis;
 use crate::common::importance::Importance;
@@ -26,6 +32,8 @@ use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceNa
 use crate::endpoint::EndpointId;
 use crate::endpoint::live::LiveEndpoints;
 use crate::endpoint::lobby::Lobby;
+use crate::endpoint::tag::Tag;
+use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
@@ -74,7 +82,11 @@ impl Snapshot {
             .values()
             .filter_map(|service| match &service.kind {
                 ServiceKind::Balanced(balanced) => Some(balanced.endpoints.load()),
-                ServiceKind::Weighted(_) | ServiceKind::Internal(_) => None,
+                ServiceKind::Weighted(_)
+                | ServiceKind::Hashed(_)
+                | ServiceKind::Failover(_)
+                | ServiceKind::Mirroring(_)
+                | ServiceKind::Internal(_) => None,
             })
             .flat_map(|set| set.members().iter().map(|member| member.endpoint.id()).collect::<Vec<_>>())
             .collect()
@@ -224,6 +236,12 @@ pub enum ServiceKind {
     Balanced(Box<Balanced>),
     /// Other services, by weight.
     Weighted(Weighted),
+    /// Other services, by the client's address.
+    Hashed(Hashed),
+    /// A service, and another for when it is down.
+    Failover(Failover),
+    /// A service, and others that get copies.
+    Mirroring(Mirroring),
     /// The proxy itself: `api@internal` and its like.
     Internal(Internal),
 }
@@ -248,6 +266,10 @@ pub struct Balanced {
     pub endpoints: Arc<LiveEndpoints>,
     /// Whose turn it is.
     pub balancer: Arc<Balancer>,
+    /// The cookie that keeps clients with their endpoint.
+    pub sticky: Option<Box<Sticky>>,
+    /// What hashing strategies hash.
+    pub hash_by: Option<HashBy>,
     /// The client's `Host` goes on; otherwise the endpoint's own.
     pub pass_host_header: bool,
     /// How to connect, and for how long.
@@ -313,6 +335,123 @@ pub struct Weighted {
     pub turns: WeightedChildren,
     /// The services, which may be weighted themselves.
     pub children: Box<[Arc<Service>]>,
+    /// The cookie that keeps clients with their service.
+    pub sticky: Option<Box<StickyChildren>>,
+}
+
+/// A cookie, and what it knows the services by.
+#[derive(Debug)]
+pub struct StickyChildren {
+    /// The cookie.
+    pub sticky: Sticky,
+    /// One for each child.
+    pub tags: Box<[Tag]>,
+}
+
+/// Services by the client's address.
+#[derive(Debug)]
+pub struct Hashed {
+    /// Which client belongs where.
+    pub choice: HashedChildren,
+    /// The services.
+    pub children: Box<[Arc<Service>]>,
+}
+
+/// A service, and another for when it is down.
+#[derive(Debug)]
+pub struct Failover {
+    /// The main one.
+    pub service: Arc<Service>,
+    /// The other one.
+    pub fallback: Arc<Service>,
+    /// Which answers of the main one make the other answer instead.
+    pub errors: Option<FailoverErrors>,
+}
+
+/// A service, and others that get copies of its requests.
+#[derive(Debug)]
+pub struct Mirroring {
+    /// The one that answers.
+    pub service: Arc<Service>,
+    /// Those that get copies.
+    pub mirrors: Box<[Mirror]>,
+    /// Bytes of a body that is copied; `None`: copies have no body.
+    pub body_limit: Option<u64>,
+    /// For a whole copy and its answer.
+    pub timeout: Option<Duration>,
+    /// Copies at a time.
+    pub places: Arc<MirrorPlaces>,
+    /// Bytes of bodies at a time.
+    pub room: Arc<Room>,
+}
+
+/// A service that gets copies.
+#[derive(Debug)]
+pub struct Mirror {
+    /// Which.
+    pub service: Arc<Service>,
+    /// How many.
+    pub percent: Percent,
+}
+
+/// How many copies may be under way at a time.
+#[derive(Debug)]
+pub struct MirrorPlaces {
+    taken: AtomicU32,
+    max: u32,
+}
+
+impl MirrorPlaces {
+    /// So many places.
+    pub fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self { taken: AtomicU32::new(0), max })
+    }
+
+    /// How many there are.
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+
+    /// A place, if one is free.
+    pub fn take(self: &Arc<Self>) -> Option<MirrorPlace> {
+        let one_more = |taken: u32| (taken < self.max).then(|| taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(MirrorPlace(Arc::clone(self)))
+    }
+}
+
+/// A copy under way: its place is free again when this is dropped.
+#[derive(Debug)]
+pub struct MirrorPlace(Arc<MirrorPlaces>);
+
+impl Drop for MirrorPlace {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers that are not good enough.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FailoverErrors {
+    /// Ranges of statuses, both ends included.
+    pub status: Box<[(u16, u16)]>,
+    /// A request with a larger body is refused with 413. `None`: it is sent once, to the main service.
+    pub max_request_body_bytes: Option<u64>,
+}
+
+impl FailoverErrors {
+    /// Bytes of a body that are held where the operator sets no limit.
+    const HELD: u64 = 2 * 1024 * 1024;
+
+    /// Whether a status is one of them.
+    pub fn has(&self, status: StatusCode) -> bool {
+        self.status.iter().any(|(first, last)| (*first..=*last).contains(&status.as_u16()))
+    }
+
+    /// Bytes of a body that are held.
+    pub fn held(&self) -> u64 {
+        self.max_request_body_bytes.unwrap_or(Self::HELD)
+    }
 }
 
 impl Service {
@@ -321,6 +460,11 @@ impl Service {
         match &self.kind {
             ServiceKind::Balanced(balanced) => balanced.endpoints.load().available() > 0,
             ServiceKind::Weighted(weighted) => weighted.children.iter().any(|child| child.is_available()),
+            ServiceKind::Hashed(hashed) => hashed.children.iter().any(|child| child.is_available()),
+            ServiceKind::Mirroring(mirroring) => mirroring.service.is_available(),
+            ServiceKind::Failover(failover) => {
+                failover.service.is_available() || failover.fallback.is_available()
+            }
             ServiceKind::Internal(_) => true,
         }
     }

@@ -94,13 +94,38 @@ impl ClientTls {
     /// # Errors
     /// The host is neither.
     pub fn connect(&self, host: &str) -> Result<ClientConnection, Error> {
-        let name = match &self.server_name {
-            Some(name) => name.clone(),
-            None => ServerName::try_from(host)
+        ClientConnection::new(Arc::clone(&self.config), self.name(host)?)
+    }
+
+    /// For streams of tokio's own, which speak `protocol` and nothing else: how to connect, and as whom `host` has
+    /// to show itself.
+    ///
+    /// # Errors
+    /// The host is neither a name nor an address.
+    pub fn connector(
+        &self,
+        host: &str,
+        protocol: &[u8],
+    ) -> Result<(tokio_rustls::TlsConnector, ServerName<'static>), Error> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok((tokio_rustls::TlsConnector::from(Arc::new(config)), self.name(host)?))
+    }
+
+    fn name(&self, host: &str) -> Result<ServerName<'static>, Error> {
+        match &self.server_name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(ServerName::try_from(host)
                 .map_err(|_| Error::General(format!("{host:?} is no name to ask a certificate for")))?
-                .to_owned(),
-        };
-        ClientConnection::new(Arc::clone(&self.config), name)
+                .to_owned()),
+        }
+    }
+}
+
+/// Built from the same options.
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
     }
 }
 

@@ -162,7 +162,7 @@ fn what_was_taken_out_stays_out_over_reloads() {
     until_ejected(&proxy);
     b.forget();
 
-    for weight in ["", "panicThreshold: 1\n        ", "passHostHeader: false\n        "] {
+    for weight in ["panicThreshold: 1\n        ", "passHostHeader: false\n        "] {
         proxy.reload(&three(&format!("{weight}{keys}")));
         let mut client = proxy.client("x");
         for _ in 0..6 {

@@ -1,7 +1,7 @@
 //! `rateLimit` beyond Traefik's keys: several windows, plans, exemptions, counted answers, what clients and operators
 //! are told, and what a reload keeps.
 
-use crate::harness::{Origin, Proxy, eventually_equal, origin, proxy, run, scratch};
+use crate::harness::{Origin, Proxy, eventually, origin, proxy, run, scratch};
 
 fn limited(options: &str, origin: &Origin) -> Proxy {
     proxy().origin("origin", origin).config(&document(options)).start()
@@ -142,9 +142,7 @@ fn the_access_log_names_the_limit_that_refused() {
     );
     let proxy = proxy().origin("origin", &origin).config(&text).start();
     assert_eq!(statuses(&proxy, "/", &[], 2), [200, 429]);
-    eventually_equal("a line names it", true, || {
-        proxy.stdout().iter().any(|line| line.contains("limit (day)"))
-    });
+    eventually("a line names it", || proxy.stdout().iter().any(|line| line.contains("limit (day)")));
 }
 
 #[test]

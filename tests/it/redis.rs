@@ -452,8 +452,6 @@ fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
     trusting.client("a.test").get_with("/", &[("X-Key", "a")]).expect(200);
     trusting.client("a.test").get_with("/", &[("X-Key", "a")]).expect(429);
 
-    await_redis(&with("insecureSkipVerify: true"), 1.0);
-
     let wary = with(&format!("ca: '{other}'"));
     wary.await_log("redis is away");
     assert_eq!(is_up(&wary), Some(0.0));
@@ -509,6 +507,12 @@ fn sentinels_say_who_the_master_is() {
         ),
     )
     .expect("a writable directory");
+    // A sentinel looks for replicas at once and then only every ten seconds.
+    eventually("the replica is in step", || {
+        let info: String =
+            redis::cmd("INFO").arg("replication").query(&mut master.connect()).expect("a text");
+        info.contains("state=online")
+    });
     let sentinel = RedisServer::sentinel(&config);
     let origin = origin().start();
     let redis = format!(

@@ -8,8 +8,9 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
+use smallvec::SmallVec;
 
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
 use super::framing::{Decoder, Length, Piece};
@@ -28,6 +29,11 @@ const HEAD_LIMITS: HeadLimits = HeadLimits { bytes: 256 * 1024, fields: 512 };
 const KEPT: usize = 8 * 1024;
 /// Interim answers before the final one. Each is passed on, so a pod must not send them for ever.
 const MAX_INTERIM: usize = 16;
+/// What surely goes out as one segment where it is written at once, in bytes: IPv6 allows links of 1280, less heads.
+const SEGMENT: u64 = 1200;
+/// How often, and how many milliseconds apart, a reset is waited for: a round trip within a cluster, and more.
+const RESET_LOOKS: u32 = 8;
+const RESET_PAUSE: Millis = 10;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Millis = 1000;
 
@@ -279,11 +285,15 @@ impl ClientConn {
         let parsed = match result {
             Ok(parsed) => parsed,
             Err(cause) => {
+                let reused = self.served > 0;
+                let closed = matches!(cause, ExchangeCause::Closed(_)) && self.buf.is_empty();
+                let asks = closed && !head.method.is_idempotent() && sender.fits_a_segment();
+                let unread = asks && self.was_closed_before(&cause, wants.slot, wants.deadline).await;
                 return Err(ExchangeError {
                     cause,
-                    written: sender.written > 0,
-                    reused: self.served > 0,
-                    body: (!sender.touched).then_some(sender.body),
+                    written: sender.written > 0 && !unread,
+                    reused,
+                    body: if unread { sender.into_body() } else { sender.untouched_body() },
                 });
             }
         };
@@ -332,6 +342,26 @@ impl ClientConn {
     }
 }
 
+impl ClientConn {
+    /// Whether the pod had closed the connection before the request came to it, so that nobody has read it. Its
+    /// reset may still be under way: that takes a round trip.
+    async fn was_closed_before(&self, cause: &ExchangeCause, slot: &Slot, deadline: Millis) -> bool {
+        if let ExchangeCause::Closed(error) = cause
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
+            // Of a read, which takes the report itself.
+            return error.kind() == io::ErrorKind::BrokenPipe && self.io.is_plain();
+        }
+        for _ in 0..RESET_LOOKS {
+            if self.io.was_closed_before() {
+                return true;
+            }
+            slot.until((clock::now() + RESET_PAUSE).min(deadline)).await;
+        }
+        self.io.was_closed_before()
+    }
+}
+
 /// The request on its way out.
 #[derive(Debug)]
 struct Sender {
@@ -344,6 +374,10 @@ struct Sender {
     touched: bool,
     waits_for_continue: bool,
     written: u64,
+    /// System calls that wrote some of it.
+    writes: u32,
+    /// The pieces of the body that were taken, while they are few.
+    kept: Option<SmallVec<[Bytes; 1]>>,
     /// The pod takes nothing more; its answer may still come.
     refused: bool,
     body_error: Option<BodyError>,
@@ -364,6 +398,8 @@ impl Sender {
             touched: false,
             waits_for_continue,
             written: 0,
+            writes: 0,
+            kept: Some(SmallVec::new()),
             refused: false,
             body_error: None,
         }
@@ -371,6 +407,41 @@ impl Sender {
 
     fn is_done(&self) -> bool {
         self.refused || (self.finished && self.out.is_empty())
+    }
+
+    /// Whether the request went out whole, in one segment: a pod has then read all of it or nothing.
+    fn fits_a_segment(&self) -> bool {
+        let whole = self.finished && self.out.is_empty() && self.body_error.is_none();
+        whole && self.writes == 1 && self.written <= SEGMENT && self.kept.is_some()
+    }
+
+    /// The body, if no piece of it was taken.
+    fn untouched_body(self) -> Option<Body> {
+        (!self.touched).then_some(self.body)
+    }
+
+    /// The body as it was, if all that was taken of it is still there.
+    fn into_body(self) -> Option<Body> {
+        if !self.touched {
+            return Some(self.body);
+        }
+        Some(match &self.kept?[..] {
+            [only] => Body::full(only.clone()),
+            pieces => Body::full(pieces.concat()),
+        })
+    }
+
+    /// Remembers a piece, so that it can be sent again.
+    fn keep(&mut self, piece: &Piece) {
+        let Some(kept) = &mut self.kept else { return };
+        match piece {
+            Piece::Data(data)
+                if kept.iter().map(Bytes::len).sum::<usize>() + data.len() <= SEGMENT as usize =>
+            {
+                kept.push(data.clone());
+            }
+            Piece::Data(_) | Piece::Trailers(_) => self.kept = None,
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -391,6 +462,7 @@ impl Sender {
                 match self.body.poll_piece(cx) {
                     Poll::Ready(Some(Ok(piece))) => {
                         self.touched = true;
+                        self.keep(&piece);
                         if let Err(what) = self.encoding.push(piece, &mut self.out, &mut self.finished) {
                             self.body_error = Some(BodyError::ClientMalformed(what));
                             return;
@@ -416,7 +488,10 @@ impl Sender {
                 }
             }
             let idle = self.out.is_empty();
-            match self.out.poll_flush(io, cx, &mut self.written) {
+            let before = self.written;
+            let flushed = self.out.poll_flush(io, cx, &mut self.written);
+            self.writes += u32::from(self.written > before);
+            match flushed {
                 Poll::Ready(Ok(())) if starved || self.waits_for_continue => return,
                 Poll::Ready(Ok(())) if idle && !self.finished => return,
                 Poll::Ready(Ok(())) => {}
@@ -592,5 +667,107 @@ impl ResponseBody {
             }
             self.home.give_back(conn);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::common::timer::Timers;
+    use crate::http::text::Text;
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl Home for Nowhere {
+        fn give_back(&self, _: Box<ClientConn>) {}
+    }
+
+    /// A connection that has served a request, and the pod's end of it.
+    async fn used() -> (Box<ClientConn>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let mut conn = ClientConn::new(Io::new(near.expect("connected")));
+        conn.served = 1;
+        (conn, far.expect("accepted").0)
+    }
+
+    async fn post(conn: Box<ClientConn>, body: Body) -> ExchangeError {
+        let timers = Timers::new();
+        let slot = timers.slot();
+        let head = RequestHead {
+            method: Method::POST,
+            path: Text::from_static("/"),
+            query: None,
+            authority: Text::from_static("a.test"),
+            version: http::Version::HTTP_11,
+            headers: HeaderMap::new(),
+        };
+        let wants = Wants {
+            upgrade: None,
+            expect_continue: false,
+            interim: &mut |_, _| {},
+            slot: &slot,
+            header_timeout: 0,
+            idle_timeout: 0,
+            deadline: Millis::MAX,
+        };
+        let home: Rc<dyn Home> = Rc::new(Nowhere);
+        let exchange = conn.exchange(&head, body, wants, &home);
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                tokio::task::spawn_local(Rc::clone(&timers).drive());
+                exchange.await.expect_err("no answer comes")
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_request_that_came_to_a_closed_connection_can_be_sent_again_whole() {
+        let (conn, far) = used().await;
+        drop(far);
+        while conn.io().peek().is_none() {
+            tokio::task::yield_now().await;
+        }
+
+        let error = post(conn, Body::full("two words")).await;
+
+        assert!(!error.written, "{error:?}");
+        assert!(matches!(&error.body, Some(Body::Full(body)) if body == "two words"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_read_before_the_close_counts_as_written() {
+        let (conn, mut far) = used().await;
+        let pod = async {
+            let mut request = vec![0; 4096];
+            let read = far.read(&mut request).await.expect("a request");
+            assert!(request[..read].ends_with(b"two words"));
+            drop(far);
+        };
+
+        let (error, ()) = tokio::join!(post(conn, Body::full("two words")), pod);
+
+        assert!(error.written && error.body.is_none(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_left_unread_may_have_been_read_in_part() {
+        let (conn, mut far) = used().await;
+        let pod = async {
+            // Some of it, so that the close is a reset.
+            far.read_exact(&mut [0; 5]).await.expect("a request");
+            far.flush().await.expect("nothing to do");
+            drop(far);
+        };
+
+        let (error, ()) = tokio::join!(post(conn, Body::full("two words")), pod);
+
+        assert!(error.written, "{error:?}");
     }
 }

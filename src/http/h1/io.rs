@@ -162,6 +162,24 @@ impl Io {
         }
     }
 
+    /// Whether its bytes are those of the socket.
+    pub fn is_plain(&self) -> bool {
+        matches!(&*self.stream.borrow(), Stream::Tcp(_))
+    }
+
+    /// Whether the other side had closed before what was written last came to it: it then answers with a reset, which
+    /// the kernel reports as a broken pipe because the end of its side was seen first. Takes the report. Not known
+    /// of TLS, whose records need not be segments.
+    pub fn was_closed_before(&self) -> bool {
+        match &*self.stream.borrow() {
+            Stream::Tcp(tcp) => {
+                let error = SockRef::from(tcp).take_error();
+                error.is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+            }
+            Stream::Tls(_) => false,
+        }
+    }
+
     /// Tells the other side that nothing more will come.
     pub fn shutdown_write(&self) {
         let stream = &mut *self.stream.borrow_mut();

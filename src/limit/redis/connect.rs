@@ -68,8 +68,8 @@ impl Link {
                 if !password.is_empty() {
                     builder = builder.set_client_to_sentinel_password(password.reveal());
                 }
-                if let Some(tls) = &settings.tls {
-                    let mode = if tls.insecure { TlsMode::Insecure } else { TlsMode::Secure };
+                if settings.tls.is_some() {
+                    let mode = TlsMode::Secure;
                     builder =
                         builder.set_client_to_redis_tls_mode(mode).set_client_to_sentinel_tls_mode(mode);
                     builder = builder
@@ -111,7 +111,7 @@ impl Link {
             builder = builder.password(settings.password.reveal());
         }
         if let Some(tls) = &settings.tls {
-            builder = builder.tls(if tls.insecure { TlsMode::Insecure } else { TlsMode::Secure });
+            builder = builder.tls(TlsMode::Secure);
             if tls.ca.is_some() || tls.client.is_some() {
                 builder = builder.certs(certificates(settings));
             }
@@ -160,7 +160,7 @@ fn config_error(what: &'static str) -> RedisError {
 fn connection_addr(settings: &Settings, address: &Address) -> ConnectionAddr {
     let (host, port) = (address.host.clone(), address.port);
     match &settings.tls {
-        Some(tls) => ConnectionAddr::TcpTls { host, port, insecure: tls.insecure, tls_params: None },
+        Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         None => ConnectionAddr::Tcp(host, port),
     }
 }

@@ -67,8 +67,6 @@ pub struct Tls {
     pub ca: Option<Arc<str>>,
     /// The client's certificate and its key.
     pub client: Option<(Arc<str>, Secret)>,
-    /// Whether any certificate will do.
-    pub insecure: bool,
 }
 
 /// A host with its port.
@@ -186,7 +184,7 @@ mod tests {
             username: "ann".to_owned(),
             password: secret.clone(),
             db: 3,
-            tls: Some(Tls { ca: None, client: Some(("cert".into(), secret)), insecure: false }),
+            tls: Some(Tls { ca: None, client: Some(("cert".into(), secret)) }),
             connections: 1,
             dial_timeout: Duration::ZERO,
             read_timeout: Duration::ZERO,

@@ -503,7 +503,7 @@ mod tests {
     }
 
     fn both(average: u64, burst: u64) -> Both {
-        Both { whole: limit(average, burst), share: limit(average, burst / 3), room: 1_000 }
+        Both { whole: limit(average, burst), share: limit(average, (burst / 3).max(1)), room: 1_000 }
     }
 
     fn lease(views: &Views, both: &Both, number: u64, tokens: u64, now: Nanos) -> Option<bool> {

@@ -16,8 +16,9 @@ use crate::http::error::{Fault, ProxyError};
 use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, HedgeWinner, LimitDecision,
-    MethodLabel, MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
+    HedgeWinner, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol, RetryReason, Series,
+    ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -47,6 +48,11 @@ pub(super) enum Figure {
     Pause,
     Timeout,
     Hedge,
+    Sticky,
+    Hash,
+    Spill,
+    Failover,
+    Mirror,
 }
 
 /// Figure, number of the name, number of the enum's value.
@@ -206,6 +212,31 @@ impl CoreMetrics {
     /// Counts a deadline that fired; once, where it fires, whether or not another attempt follows.
     pub fn timed_out(&self, kind: TimeoutKind) {
         self.small((Figure::Timeout, 0, kind as u8), |cell| cell.add(1));
+    }
+
+    /// Counts what became of a sticky cookie.
+    pub fn stuck(&self, service: ServiceLabel, outcome: StickyOutcome) {
+        self.small((Figure::Sticky, service.0, outcome as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a request that was not given to the endpoint that its key belongs to.
+    pub fn hashed(&self, service: ServiceLabel, outcome: HashOutcome) {
+        self.small((Figure::Hash, service.0, outcome as u8), |cell| cell.add(1));
+    }
+
+    /// Counts an attempt at an endpoint that stepped in for others.
+    pub fn spilled(&self, service: ServiceLabel, to: SpillTo) {
+        self.small((Figure::Spill, service.0, to as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a request that the fallback of a `failover` service got.
+    pub fn failed_over(&self, service: ServiceLabel, reason: FailoverReason) {
+        self.small((Figure::Failover, service.0, reason as u8), |cell| cell.add(1));
+    }
+
+    /// Counts what became of a copy for a mirror.
+    pub fn mirrored(&self, service: ServiceLabel, outcome: MirrorOutcome) {
+        self.small((Figure::Mirror, service.0, outcome as u8), |cell| cell.add(1));
     }
 
     fn small(&self, key: SmallKey, write: impl FnOnce(&Cell)) {

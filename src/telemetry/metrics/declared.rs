@@ -85,6 +85,11 @@ metrics! {
     QUEUE_WAIT_SECONDS = Counter "sluicegate_service_queue_wait_seconds_total" "How long requests waited that got a place, together, by service.";
     QUEUE_REFUSED = Counter "sluicegate_service_queue_refused_total" "Requests that got no place, by service and reason: the queue was full, the wait too long, or one that matters more came.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
+    STICKY = Counter "sluicegate_sticky_requests_total" "Requests of sticky services, by service and what became of the cookie.";
+    HASH_MISSES = Counter "sluicegate_hash_misses_total" "Requests that were not given to the endpoint that their key belongs to, by service and why.";
+    SPILLS = Counter "sluicegate_spilled_attempts_total" "Attempts at endpoints of other zones and at backups, by service and which.";
+    FAILOVERS = Counter "sluicegate_failovers_total" "Requests that the fallback of a failover service got, by service and why.";
+    MIRRORED = Counter "sluicegate_mirrored_requests_total" "Copies of requests, by the service that they were for and what became of them.";
     ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
     ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
     SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";

@@ -202,6 +202,68 @@ labels! {
 }
 
 labels! {
+    /// What became of a sticky cookie.
+    StickyOutcome {
+        /// There was none; one was set.
+        New => "new",
+        /// It was followed.
+        Kept => "kept",
+        /// Whom it means is gone, down or out of reach; another was set.
+        Moved => "moved",
+        /// It is not one of ours, or its signature is wrong; another was set.
+        Refused => "refused",
+    }
+}
+
+labels! {
+    /// Why a request was not given to the endpoint that its key belongs to.
+    HashOutcome {
+        /// It has no key.
+        NoKey => "no_key",
+        /// The endpoint has as many requests as `maxLoad` allows.
+        OverBound => "over_bound",
+    }
+}
+
+labels! {
+    /// Which endpoints stepped in for those that come first.
+    SpillTo {
+        /// Those of another zone.
+        OtherZone => "other_zone",
+        /// Backups.
+        Backup => "backup",
+    }
+}
+
+labels! {
+    /// Why the fallback of a `failover` service got a request.
+    FailoverReason {
+        /// The main service has no endpoint available.
+        Unavailable => "unavailable",
+        /// The main service answered with one of the statuses that the operator named.
+        Status => "status",
+    }
+}
+
+labels! {
+    /// What became of a copy of a request.
+    MirrorOutcome {
+        /// The mirror answered.
+        Answered => "answered",
+        /// It did not, or not in time.
+        Failed => "failed",
+        /// Dropped: as many copies as there may be were under way.
+        Busy => "dropped_busy",
+        /// Dropped: the body is larger than `maxBodySize`.
+        TooLarge => "dropped_too_large",
+        /// Dropped: the bodies of copies held as many bytes as they may.
+        NoRoom => "dropped_no_room",
+        /// Dropped: the request's body did not come whole, or was not wanted.
+        Incomplete => "dropped_incomplete",
+    }
+}
+
+labels! {
     /// What a limiter said.
     LimitDecision {
         /// Goes on at once.

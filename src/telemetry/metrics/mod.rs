@@ -27,8 +27,9 @@ use crate::telemetry::metrics::core::CoreCells;
 pub use crate::telemetry::metrics::core::CoreMetrics;
 pub use crate::telemetry::metrics::declared::{Kind, Metric};
 pub use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, Handshake, HedgeWinner, LimitDecision,
-    MethodLabel, MiddlewareLabel, Protocol, RetryReason, Series, ServiceLabel, TimeoutKind,
+    CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
+    HedgeWinner, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol, RetryReason, Series,
+    ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 pub use crate::telemetry::metrics::page::CONTENT_TYPE;
 pub use crate::telemetry::metrics::process::resident_bytes;

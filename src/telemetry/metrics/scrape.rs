@@ -9,7 +9,8 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, Handshake, HedgeWinner, LimitDecision, RetryReason, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, HedgeWinner,
+    LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -121,6 +122,36 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::Hedge,
         name: Some(("service", Kindred::Service)),
         word: Some(("winner", |value| HedgeWinner::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::STICKY,
+        figure: Figure::Sticky,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("outcome", |value| StickyOutcome::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::HASH_MISSES,
+        figure: Figure::Hash,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("reason", |value| HashOutcome::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::SPILLS,
+        figure: Figure::Spill,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("to", |value| SpillTo::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::FAILOVERS,
+        figure: Figure::Failover,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("reason", |value| FailoverReason::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::MIRRORED,
+        figure: Figure::Mirror,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("outcome", |value| MirrorOutcome::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::LIMIT_DECISIONS,

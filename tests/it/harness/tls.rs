@@ -144,7 +144,6 @@ pub struct TlsClient {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub head: String,
     pub body: Vec<u8>,
 }
 
@@ -209,7 +208,7 @@ impl TlsClient {
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        Ok(Answer { status, head, body })
+        Ok(Answer { status, body })
     }
 
     /// Everything until the end; an error when it is no clean one.
