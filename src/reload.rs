@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, AdminView, InternalService};
 use crate::common::live::Live;
@@ -28,6 +29,7 @@ use crate::health::checker::{Checker, CheckerHandle};
 use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
 use crate::proxy::core::Shared;
+use crate::proxy::guard::{Guard, GuardLimits};
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
 use crate::server::listener::{self, Admissions, Bound, TurnedAway};
@@ -36,7 +38,7 @@ use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::LogHandle;
-use crate::telemetry::metrics::{Metrics, MetricsSettings, Sample, declared};
+use crate::telemetry::metrics::{Metrics, MetricsSettings, Sample, declared, resident_bytes};
 use crate::telemetry::{access_log, log};
 
 /// How long idle connections of an entry point that is gone may still send one more request, which is then
@@ -179,6 +181,8 @@ impl Reloader {
             snapshot: Live::new(empty),
             access_log: Live::new(None),
             internal: Box::new(internal),
+            guard: Arc::default(),
+            reclaim: tokio::sync::Notify::new(),
         });
         let workers = match config.workers {
             0 => std::thread::available_parallelism()?.get(),
@@ -186,6 +190,8 @@ impl Reloader {
         };
         let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
         status.attach(&shared, outliers.counts());
+        // Ends with the runtime.
+        tokio::spawn(watch_memory(Arc::clone(&shared.guard)));
         let cores = Cores::start(workers, &shared, &metrics)?;
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
@@ -460,6 +466,10 @@ impl Reloader {
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
+        self.shared.guard.set(GuardLimits {
+            connections: config.overload.max_connections,
+            memory: config.overload.max_memory.bytes(),
+        });
         let generation = snapshot.generation;
         for redis in snapshot.stores.redis.backends() {
             redis.start();
@@ -739,6 +749,27 @@ fn bind_problem(at: &ConfigPath, address: ListenAddress, error: &io::Error) -> P
         _ => problem,
     }
 }
+
+/// Tells the guard how much memory is used, for ever.
+async fn watch_memory(guard: Arc<Guard>) {
+    let mut interval = tokio::time::interval(MEMORY_CHECK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if guard.limits().memory == 0 {
+            continue;
+        }
+        let Some(resident) = resident_bytes() else { continue };
+        match guard.memory(resident) {
+            Some(0) => tracing::info!(resident, "memory is no longer scarce"),
+            Some(level) => tracing::warn!(resident, level, "memory is scarce, requests are refused"),
+            None => {}
+        }
+    }
+}
+
+/// How often the memory is looked at.
+const MEMORY_CHECK: Duration = Duration::from_millis(250);
 
 /// How many connections each entry point has turned away, and why.
 fn refused_connections(turned_away: &BTreeMap<EntryPointName, Arc<TurnedAway>>) -> Vec<Sample> {

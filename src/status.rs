@@ -13,15 +13,18 @@ use crate::admin::{
     AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, LimitStatus, Readiness, RedisStatus,
     Refused, ServerStatus, ServerStatuses, VersionInfo,
 };
+use crate::common::clock;
 use crate::common::names::ServiceName;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::render;
+use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::EndpointSet;
 use crate::health::outlier::Ejections;
 use crate::limit::redis::Backend;
 use crate::limit::{Counts, Store};
+use crate::middleware::{BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
 use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
@@ -55,6 +58,10 @@ impl Status {
     /// Cores run: endpoints can be asked for.
     pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>) {
         *self.shared.lock() = Some(Arc::clone(shared));
+        self.queue_figures(shared);
+        self.circuit_figures(shared);
+        self.adaptive_limits(shared);
+        self.guard_figures(shared);
         let [ours, traefiks, stale] = std::array::from_fn(|_| Arc::clone(shared));
         self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
         self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
@@ -159,6 +166,99 @@ impl Status {
         }
     }
 
+    fn guard_figures(&self, shared: &Arc<Shared>) {
+        let guard = Arc::clone(&shared.guard);
+        self.metrics.samples_from(declared::OVERLOAD_LEVEL, move || {
+            vec![Sample { labels: Vec::new(), value: guard.counts().level.into() }]
+        });
+        let guard = Arc::clone(&shared.guard);
+        self.metrics.samples_from(declared::OVERLOAD_REFUSED, move || {
+            let counts = guard.counts();
+            let refused = [
+                ("request", counts.requests),
+                ("connection_told", counts.told),
+                ("connection", counts.closed),
+            ];
+            let sample = |(what, count): (&str, u64)| Sample {
+                labels: vec![("what", what.to_owned())],
+                value: count as f64,
+            };
+            refused.map(sample).into()
+        });
+    }
+
+    fn adaptive_limits(&self, shared: &Arc<Shared>) {
+        let shared = Arc::clone(shared);
+        self.metrics.samples_from(declared::ADAPTIVE_LIMIT, move || {
+            let snapshot = shared.snapshot.load();
+            let limits = snapshot.services.iter().filter_map(|(name, service)| {
+                let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+                balanced.adaptive.as_ref().map(|adaptive| Sample {
+                    labels: vec![("service", name.to_string())],
+                    value: adaptive.limit().into(),
+                })
+            });
+            limits.collect()
+        });
+    }
+
+    fn circuit_figures(&self, shared: &Arc<Shared>) {
+        type Figure = fn(&BreakerReport) -> f64;
+        let figures: [(Metric, Figure); 3] = [
+            (declared::CIRCUIT_STATE, |report| f64::from(report.phase as u8)),
+            (declared::CIRCUIT_OPENED, |report| report.opened as f64),
+            (declared::CIRCUIT_REFUSED, |report| report.refused as f64),
+        ];
+        for (metric, figure) in figures {
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let reports = snapshot.stores.kept::<BreakerState>().map(|state| state.report());
+                let samples = reports.map(|report| Sample {
+                    labels: vec![
+                        ("middleware", report.middleware.to_string()),
+                        ("router", report.router.to_string()),
+                    ],
+                    value: figure(&report),
+                });
+                samples.collect()
+            });
+        }
+    }
+
+    fn queue_figures(&self, shared: &Arc<Shared>) {
+        type Figure = fn(&QueueCounts) -> f64;
+        let single: [(Metric, Figure); 5] = [
+            (declared::QUEUE_WAITING, |counts| counts.waiting.into()),
+            (declared::QUEUE_UNDER_WAY, |counts| counts.requests.into()),
+            (declared::QUEUE_CONNECTIONS, |counts| counts.connections.into()),
+            (declared::QUEUE_WAITED, |counts| counts.waited as f64),
+            (declared::QUEUE_WAIT_SECONDS, |counts| counts.waited_millis as f64 / 1000.0),
+        ];
+        for (metric, figure) in single {
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let sample = |(service, counts): (String, QueueCounts)| Sample {
+                    labels: vec![("service", service)],
+                    value: figure(&counts),
+                };
+                queues(&shared).into_iter().map(sample).collect()
+            });
+        }
+        let shared = Arc::clone(shared);
+        self.metrics.samples_from(declared::QUEUE_REFUSED, move || {
+            let samples = |(service, counts): (String, QueueCounts)| {
+                [("full", counts.full), ("timeout", counts.timed_out), ("displaced", counts.displaced)].map(
+                    |(reason, count)| Sample {
+                        labels: vec![("service", service.clone()), ("reason", reason.to_owned())],
+                        value: count as f64,
+                    },
+                )
+            };
+            queues(&shared).into_iter().flat_map(samples).collect()
+        });
+    }
+
     /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
     /// warnings.
     pub fn accepted(&self, config: &DocumentConfig, problems: &Problems, generation: u64, hash: &str) {
@@ -245,6 +345,11 @@ impl AdminView for Status {
 
     fn options(&self) -> AdminOptions {
         self.options.lock().clone()
+    }
+
+    fn resilience(&self) -> serde_json::Value {
+        let shared = self.shared.lock().clone();
+        shared.map_or(serde_json::Value::Null, |shared| resilience(&shared))
     }
 
     fn certificates(&self) -> Vec<serde_json::Value> {
@@ -334,6 +439,65 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
         }
     }
     states
+}
+
+/// What `/api/resilience` shows.
+fn resilience(shared: &Shared) -> serde_json::Value {
+    let snapshot = shared.snapshot.load();
+    let mut services = serde_json::Map::new();
+    for (name, service) in &snapshot.services {
+        let ServiceKind::Balanced(balanced) = &service.kind else { continue };
+        let mut shown = serde_json::Map::new();
+        shown.insert("retriesLeft".to_owned(), json!(balanced.budget.left(clock::now())));
+        if let Some(adaptive) = &balanced.adaptive {
+            shown.insert("adaptiveLimit".to_owned(), json!(adaptive.limit()));
+        }
+        if let Some(lobby) = &balanced.lobby {
+            let counts = lobby.counts();
+            shown.insert("waiting".to_owned(), json!(counts.waiting));
+            shown.insert("requests".to_owned(), json!(counts.requests));
+            shown.insert("connections".to_owned(), json!(counts.connections));
+            let refused = counts.full + counts.timed_out + counts.displaced;
+            shown.insert("refused".to_owned(), json!(refused));
+        }
+        services.insert(qualified(name.as_str()), shown.into());
+    }
+    let now = clock::now();
+    let circuit = |state: Arc<BreakerState>| {
+        let report = state.report();
+        json!({
+            "middleware": qualified(report.middleware.as_str()),
+            "router": qualified(report.router.as_str()),
+            "state": report.phase.as_str(),
+            "forSeconds": now.saturating_sub(report.since) / 1000,
+            "opened": report.opened,
+            "refused": report.refused,
+        })
+    };
+    let circuits: Vec<_> = snapshot.stores.kept::<BreakerState>().map(circuit).collect();
+    let (limits, counts) = (shared.guard.limits(), shared.guard.counts());
+    json!({
+        "services": services,
+        "circuits": circuits,
+        "overload": {
+            "level": counts.level,
+            "connections": counts.open,
+            "maxConnections": limits.connections,
+            "maxMemory": limits.memory,
+            "refusedRequests": counts.requests,
+            "refusedConnections": counts.told + counts.closed,
+        },
+    })
+}
+
+/// What the queues of services with limits have done.
+fn queues(shared: &Shared) -> Vec<(String, QueueCounts)> {
+    let snapshot = shared.snapshot.load();
+    let queues = snapshot.services.iter().filter_map(|(name, service)| {
+        let ServiceKind::Balanced(balanced) = &service.kind else { return None };
+        balanced.lobby.as_ref().map(|lobby| (name.to_string(), lobby.counts()))
+    });
+    queues.collect()
 }
 
 /// A figure of the newest endpoints of each service.

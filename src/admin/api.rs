@@ -54,6 +54,7 @@ pub(super) fn answer(view: &dyn AdminView, path: &str, query: Option<&str>) -> R
                 &json!({ "Version": version.version, "Codename": "sluicegate", "startDate": started }),
             )
         }
+        ["resilience"] => json_response(StatusCode::OK, &view.resilience()),
         ["certificates"] => page(view.certificates(), &query),
         ["config"] => json_response(StatusCode::OK, &config(view)),
         ["limits"] => page(view.limits().iter().map(limit).collect(), &query),

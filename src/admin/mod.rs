@@ -153,6 +153,10 @@ pub trait AdminView: Send + Sync {
     fn config(&self) -> ConfigStatus;
     /// What is switched on.
     fn options(&self) -> AdminOptions;
+    /// Queues, learned limits, circuits and the guard of the process, as they are now.
+    fn resilience(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
     /// The certificates in use, without their keys.
     fn certificates(&self) -> Vec<serde_json::Value> {
         Vec::new()

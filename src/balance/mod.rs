@@ -3,9 +3,11 @@
 //! Picks are pure: they read one [`EndpointSet`], a shared turn counter, and what the caller gives: the time,
 //! a random number, the request's key. Never: clocks, sockets, tasks.
 
+pub mod adaptive;
 pub mod budget;
 pub mod children;
 pub mod cookie;
+pub mod hedge;
 pub mod key;
 mod least;
 mod p2c;

@@ -14,6 +14,7 @@ use crate::common::clock::Millis;
 use crate::common::units::HumanDuration;
 use crate::config::load::Loader;
 use crate::config::render;
+use crate::endpoint::lobby::Limits;
 use crate::endpoint::set::Tier;
 use crate::http::authority;
 use crate::http::forwarded::{Kind, Peer};
@@ -147,7 +148,9 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 continue;
             }
             // So do these, or on what the service answers.
-            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => Ok(Flow::Next),
+            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => {
+                Ok(Flow::Next)
+            }
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {
@@ -163,8 +166,8 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
             Ok(_) => writeln!(out)?,
         }
     }
-    if route.request_timeout != 0 {
-        writeln!(out, "     all in all within {}", time(route.request_timeout))?;
+    if let Some(field) = &route.timeouts.deadline_header {
+        writeln!(out, "     the client may say in {field} how long it will wait")?;
     }
     service(&route.service, route, 2, out)
 }
@@ -173,16 +176,28 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
     write!(out, "{:indent$}-> service {}", "", service.name)?;
     match &service.kind {
         ServiceKind::Balanced(balanced) => {
-            let transport = &balanced.transport;
-            writeln!(
+            let (transport, times) = (&balanced.transport, &route.timeouts);
+            write!(
                 out,
-                " ({}, attempts {}, connect {}, response head {}, pause {})",
+                " ({}, attempts {}, connect {}, response head {}, pause {}",
                 balanced.balancer.strategy().as_str(),
                 balanced.attempts,
-                time(transport.dial_timeout),
-                time(route.response_header_timeout.unwrap_or(transport.response_header_timeout)),
-                time(route.idle_timeout.unwrap_or(transport.idle_timeout)),
+                time(times.connect.unwrap_or(transport.dial_timeout)),
+                time(times.response_header.unwrap_or(transport.response_header_timeout)),
+                time(times.idle.unwrap_or(transport.idle_timeout)),
             )?;
+            for (limit, what) in [
+                (times.attempt.unwrap_or(transport.attempt_timeout), "each attempt"),
+                (times.request.unwrap_or(transport.request_timeout), "all in all"),
+            ] {
+                if limit != 0 {
+                    write!(out, ", {what} {}", time(limit))?;
+                }
+            }
+            writeln!(out, ")")?;
+            if let Some(lobby) = &balanced.lobby {
+                places(&lobby.limits(), indent, out)?;
+            }
             if let Some(by) = &balanced.hash_by {
                 write!(out, "{:indent$}   by {}", "", by.describe())?;
                 match balanced.balancer.max_load() {
@@ -281,6 +296,23 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
     }
 }
 
+/// What may be under way at once, and what becomes of the rest.
+fn places(limits: &Limits, indent: usize, out: &mut String) -> std::fmt::Result {
+    let limits_of = [
+        (limits.requests, "requests at once"),
+        (limits.connections, "connections"),
+        (limits.requests_each, "requests at once to each server"),
+        (limits.connections_each, "connections to each server"),
+    ];
+    let said: Vec<_> =
+        limits_of.iter().filter(|(max, _)| *max > 0).map(|(max, what)| format!("{max} {what}")).collect();
+    let rest = match (limits.waiting, limits.patience) {
+        (0, _) | (_, 0) => "the rest gets 503".to_owned(),
+        (waiting, patience) => format!("{waiting} more wait up to {}", time(patience)),
+    };
+    writeln!(out, "{:indent$}   at most {}; {rest}", "", said.join(", "))
+}
+
 fn cookie(sticky: &Sticky, indent: usize, out: &mut String) -> std::fmt::Result {
     let signed = if sticky.is_signed() { ", signed" } else { "" };
     writeln!(out, "{:indent$}   sticky by cookie {}{signed}", "", sticky.name())
@@ -325,6 +357,7 @@ fn kind(link: &Link) -> &'static str {
         Link::Edit(Edit::RateLimit(_)) => "rateLimit",
         Link::Edit(Edit::RedirectScheme(_)) => "redirectScheme",
         Link::Around(Around::Retry(_)) => "retry",
+        Link::Around(Around::CircuitBreaker(_)) => "circuitBreaker",
     }
 }
 

@@ -1,7 +1,10 @@
-//! Words everybody shares: names, units, problems of a document, the coarse clock, timers, values that are replaced
+//! Words everybody shares: names, units, problems of a document, the coarse clock, importance, timers, values that are replaced
 //! whole. No I/O.
 
 pub mod clock;
+pub mod figures;
+pub mod importance;
+pub mod jitter;
 pub mod live;
 pub mod names;
 pub mod problem;

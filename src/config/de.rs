@@ -913,7 +913,7 @@ mod tests {
             [
                 "2:1 [http.routers.api.servcie] unknown key \"servcie\" (did you mean \"service\"?)",
                 "4:1 [http.routers.api.priorty] unknown key \"priorty\" (did you mean \"priority\"?)",
-                "5:1 [http.routers.api.whatever] unknown key \"whatever\" (known here: rule, service, entryPoints, middlewares, priority, ruleSyntax, pathMatching, tls, observability, timeouts)",
+                "5:1 [http.routers.api.whatever] unknown key \"whatever\" (known here: rule, service, entryPoints, middlewares, priority, ruleSyntax, pathMatching, tls, observability, timeouts, importance)",
             ]
         );
     }

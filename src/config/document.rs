@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::admin::{AdminConfig, ApiConfig, PingConfig};
 use super::entry_point::EntryPointConfig;
 use super::observability::{AccessLogConfig, LogConfig, MetricsConfig};
+use super::overload::OverloadConfig;
 use super::providers::ProvidersConfig;
 use super::router::{RouterConfig, RuleSyntax};
 use super::service::ServiceConfig;
@@ -49,6 +50,8 @@ pub struct DocumentConfig {
     pub core: CoreConfig,
     /// What a problem inside one item does: `refuse` the document or `dropItem`. Default `refuse`.
     pub on_problem: OnProblem,
+    /// The whole proxy's own limits.
+    pub overload: OverloadConfig,
     /// Threads that carry traffic. Default 0: one for each core that the process may use. At most 1024.
     #[schemars(range(max = 1024))]
     pub workers: u16,

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::observability::TraceVerbosity;
+use super::router::RouterTimeouts;
 use super::tls::RouterTlsConfig;
 use crate::common::units::HumanDuration;
 use crate::matcher::PathMatching;
@@ -164,6 +165,8 @@ pub struct ForwardedHeadersConfig {
 pub struct EntryPointHttp {
     /// Middlewares that run before those of every router of this entry point. Default none.
     pub middlewares: Vec<String>,
+    /// Timeouts for its routers, where they do not say otherwise.
+    pub timeouts: RouterTimeouts,
     /// TLS for every router here that has no `tls` of its own; `{}` is enough. Default absent.
     pub tls: Option<RouterTlsConfig>,
     /// Sends every plain request elsewhere. Default absent.
@@ -189,6 +192,7 @@ impl Default for EntryPointHttp {
     fn default() -> Self {
         Self {
             middlewares: Vec::new(),
+            timeouts: RouterTimeouts::default(),
             tls: None,
             redirections: None,
             encoded_characters: EncodedCharactersConfig::default(),

@@ -28,7 +28,7 @@ const MAX_FILES: usize = 10_000;
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
 /// Blocks that stand in the main file only.
-const STATIC_BLOCKS: [&str; 14] = [
+const STATIC_BLOCKS: [&str; 15] = [
     "entryPoints",
     "serversTransport",
     "log",
@@ -41,6 +41,7 @@ const STATIC_BLOCKS: [&str; 14] = [
     "global",
     "core",
     "onProblem",
+    "overload",
     "workers",
     "zone",
 ];
@@ -588,6 +589,7 @@ impl Reading<'_> {
                 "global" => blocks.block(key, entry, &mut config.global),
                 "core" => blocks.block(key, entry, &mut config.core),
                 "onProblem" => blocks.block(key, entry, &mut config.on_problem),
+                "overload" => blocks.block(key, entry, &mut config.overload),
                 "workers" => blocks.block(key, entry, &mut config.workers),
                 "zone" => blocks.block(key, entry, &mut config.zone),
                 other => {

@@ -11,6 +11,7 @@ mod example;
 pub mod expand;
 pub mod load;
 pub mod observability;
+pub mod overload;
 pub mod providers;
 pub mod render;
 pub mod router;

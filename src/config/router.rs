@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::entry_point::PathMatchingConfig;
 use super::observability::TraceVerbosity;
 use super::tls::RouterTlsConfig;
+use crate::common::importance::Importance;
 use crate::common::units::HumanDuration;
 
 /// Highest `priority` that a user may give; those above are for routers that the proxy makes itself.
@@ -43,6 +44,33 @@ pub struct RouterConfig {
     /// Timeouts of exchanges through this router.
     #[serde(default)]
     pub timeouts: RouterTimeouts,
+    /// Who goes first where requests wait, and is refused last when the proxy is overloaded: `low`, `normal` or
+    /// `high`. Default `normal`.
+    #[serde(default)]
+    pub importance: ImportanceConfig,
+}
+
+/// How much the requests of a router matter when not all can be served.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ImportanceConfig {
+    /// First to be refused.
+    Low,
+    /// Between the others.
+    #[default]
+    Normal,
+    /// Last to be refused.
+    High,
+}
+
+impl From<ImportanceConfig> for Importance {
+    fn from(config: ImportanceConfig) -> Self {
+        match config {
+            ImportanceConfig::Low => Self::Low,
+            ImportanceConfig::Normal => Self::Normal,
+            ImportanceConfig::High => Self::High,
+        }
+    }
 }
 
 /// Language of a rule.
@@ -68,17 +96,27 @@ pub struct RouterObservability {
     pub trace_verbosity: Option<TraceVerbosity>,
 }
 
-/// Timeouts of exchanges through one router.
+/// Timeouts of exchanges through one router, or through those of one entry point.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouterTimeouts {
-    /// For the whole exchange, from the request's head to the response's last byte. Default 0: no limit,
-    /// because streams are long.
-    pub request: HumanDuration,
+    /// For the whole exchange, from the request's head to the response's last byte; 0 means no limit. WebSocket
+    /// and event streams end at no such limit. Default: as the entry point says, then the service.
+    pub request: Option<HumanDuration>,
+    /// For one try of several: from its beginning to the head of the response; 0 means no limit. Default: as the
+    /// entry point says, then the service.
+    pub attempt: Option<HumanDuration>,
+    /// For a connection to a server, in place of the transport's `dialTimeout`; 0 means no limit.
+    /// Default: as the entry point says, then the service.
+    pub connect: Option<HumanDuration>,
     /// For the response's head, in place of the transport's `responseHeaderTimeout`; 0 means no limit.
-    /// Default: as the transport says.
+    /// Default: as the entry point says, then the service.
     pub response_header: Option<HumanDuration>,
     /// For a pause in either body, in place of the transport's `idleTimeout`; 0 means no limit.
-    /// Default: as the transport says.
+    /// Default: as the entry point says, then the service.
     pub idle: Option<HumanDuration>,
+    /// Field in which a client may say how long it will wait: milliseconds (`250`), or with a unit (`2s`). It
+    /// shortens the limit on the whole exchange, and never lengthens it. Default: as the entry point says;
+    /// there none. `""` turns it off.
+    pub deadline_header: Option<String>,
 }

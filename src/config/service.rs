@@ -77,6 +77,18 @@ pub struct LoadBalancerConfig {
     pub servers_transport: Option<String>,
     /// The built-in retry.
     pub retry: ServiceRetryConfig,
+    /// Requests under way at once to all servers together; those beyond wait in `queue`. Default 0: no limit.
+    pub max_requests: u32,
+    /// Connections open at once to all servers together; requests beyond wait in `queue`. Default 0: no limit.
+    pub max_connections: u32,
+    /// Where requests wait that have no place yet.
+    pub queue: QueueConfig,
+    /// Timeouts of exchanges with its servers, where no router says otherwise.
+    pub timeouts: ServiceTimeouts,
+    /// Sends a second try of an idempotent request to another server when the first takes long. Default off.
+    pub hedge: Option<HedgeConfig>,
+    /// Learns how many requests may be under way at once, beside `maxRequests`. Default off.
+    pub adaptive_concurrency: Option<AdaptiveConcurrencyConfig>,
     /// So many requests in so much time to the service or to each server. Default: no limit.
     pub outbound_limit: Option<OutboundLimitConfig>,
 }
@@ -158,6 +170,12 @@ impl Default for LoadBalancerConfig {
             response_forwarding: ResponseForwardingConfig::default(),
             servers_transport: None,
             retry: ServiceRetryConfig::default(),
+            max_requests: 0,
+            max_connections: 0,
+            queue: QueueConfig::default(),
+            timeouts: ServiceTimeouts::default(),
+            hedge: None,
+            adaptive_concurrency: None,
             outbound_limit: None,
         }
     }
@@ -497,6 +515,78 @@ impl JsonSchema for FlushInterval {
     }
 }
 
+/// When a second try is sent beside the first; the first answer wins. Requests with a body, and those that are not
+/// idempotent, are never sent twice. Second tries cost the retry budget.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HedgeConfig {
+    /// How long the first try is waited for, at least. Default 100ms.
+    pub delay: HumanDuration,
+    /// Waits until the answer is later than so many percent of those of the last 10 s, too. Default 0: only
+    /// `delay` counts.
+    pub quantile: f64,
+}
+
+impl Default for HedgeConfig {
+    fn default() -> Self {
+        Self { delay: HumanDuration::millis(100), quantile: 0.0 }
+    }
+}
+
+/// How many requests may be under way at once, learned from how long answers take: the limit grows while they are
+/// about as fast as at best, and shrinks as they get slower. Requests beyond it wait in `queue`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AdaptiveConcurrencyConfig {
+    /// Where the limit begins. Default 50.
+    pub initial: u32,
+    /// Never less. Default 5.
+    pub min: u32,
+    /// Never more. Default 1000.
+    pub max: u32,
+    /// How many times the least latency is still good. Default 1.5; from 1 to 100.
+    pub tolerance: f64,
+}
+
+impl Default for AdaptiveConcurrencyConfig {
+    fn default() -> Self {
+        Self { initial: 50, min: 5, max: 1000, tolerance: 1.5 }
+    }
+}
+
+/// Timeouts of exchanges with the servers of one service.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceTimeouts {
+    /// For the whole exchange, from the request's head to the response's last byte. Default 0: no limit,
+    /// because streams are long.
+    pub request: HumanDuration,
+    /// For one try of several: from its beginning to the head of the response. Default 0: no limit.
+    pub attempt: HumanDuration,
+    /// In place of the transport's `dialTimeout`; 0 means no limit. Default: as the transport says.
+    pub connect: Option<HumanDuration>,
+    /// In place of the transport's `responseHeaderTimeout`; 0 means no limit. Default: as the transport says.
+    pub response_header: Option<HumanDuration>,
+    /// In place of the transport's `idleTimeout`; 0 means no limit. Default: as the transport says.
+    pub idle: Option<HumanDuration>,
+}
+
+/// Where requests wait when a service, or all of its servers, have as many requests or connections as they may.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueueConfig {
+    /// Requests that may wait; more are answered with 503. Default 1024; 0: none waits.
+    pub size: u32,
+    /// How long one may wait before it is answered with 503. Default 5s; 0: none waits.
+    pub timeout: HumanDuration,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { size: 1024, timeout: HumanDuration::secs(5) }
+    }
+}
+
 /// The built-in retry: requests that failed before they can have had an effect.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -509,11 +599,22 @@ pub struct ServiceRetryConfig {
     pub budget_percent: u8,
     /// Retries a second that are allowed whatever the percentage. Default 3.
     pub budget_min_per_second: u32,
+    /// Pause before a try at an endpoint that has failed the same request, when there is no other: up to this,
+    /// at random; twice as long each time. Default 25ms; 0: none.
+    pub initial_interval: HumanDuration,
+    /// Field of the response that says how many tries it took. Default none.
+    pub attempts_header: Option<String>,
 }
 
 impl Default for ServiceRetryConfig {
     fn default() -> Self {
-        Self { attempts: 3, budget_percent: 20, budget_min_per_second: 3 }
+        Self {
+            attempts: 3,
+            budget_percent: 20,
+            budget_min_per_second: 3,
+            initial_interval: HumanDuration::millis(25),
+            attempts_header: None,
+        }
     }
 }
 

@@ -12,8 +12,12 @@ use crate::common::units::HumanDuration;
 pub struct ServersTransportConfig {
     /// Idle connections kept per endpoint, over all cores. Default 200; negative: none.
     pub max_idle_conns_per_host: i32,
-    /// Connections open at once per endpoint, over all cores. Default 0: no limit.
+    /// Connections open at once per endpoint, over all cores; requests beyond wait in the service's `queue`.
+    /// Default 0: no limit.
     pub max_conns_per_host: u32,
+    /// Requests under way at once per endpoint, over all cores; those beyond wait in the service's `queue`.
+    /// Default 0: no limit.
+    pub max_requests_per_host: u32,
     /// How long a server may take.
     pub forwarding_timeouts: ForwardingTimeouts,
     /// The name to ask a server's certificate for, instead of the host of its url. Default absent.
@@ -43,6 +47,7 @@ impl Default for ServersTransportConfig {
         Self {
             max_idle_conns_per_host: 200,
             max_conns_per_host: 0,
+            max_requests_per_host: 0,
             forwarding_timeouts: ForwardingTimeouts::default(),
             server_name: None,
             insecure_skip_verify: false,

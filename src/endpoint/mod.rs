@@ -8,6 +8,7 @@
 pub mod health;
 pub mod latency;
 pub mod live;
+pub mod lobby;
 pub mod outlier;
 pub mod sequence;
 pub mod set;
@@ -70,6 +71,7 @@ pub struct Endpoint {
 struct Load {
     in_flight: AtomicU32,
     idle: AtomicU32,
+    open: AtomicU32,
     latency: PeakEwma,
 }
 
@@ -140,6 +142,11 @@ impl Endpoint {
         self.load.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Open connections to it, over all cores, while their number is limited. Tickets of the lobby count here.
+    pub fn open(&self) -> &AtomicU32 {
+        &self.load.open
+    }
+
     /// What attempts at it came to.
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -162,6 +169,16 @@ impl InFlight {
         Self(endpoint)
     }
 
+    /// Counts one more unless there are `max` already; 0 is no limit.
+    pub fn enter(endpoint: Arc<Endpoint>, max: u32) -> Option<Self> {
+        if max == 0 {
+            return Some(Self::new(endpoint));
+        }
+        let room = |count| (count < max).then_some(count + 1);
+        endpoint.load.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok()?;
+        Some(Self(endpoint))
+    }
+
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.0
@@ -178,7 +195,7 @@ impl Deref for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

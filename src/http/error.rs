@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -120,9 +121,31 @@ pub enum ProxyError {
         /// What the list answers; 403 by default.
         status: StatusCode,
     },
+    /// `circuitBreaker` refused.
+    #[error("{middleware}: circuit is open")]
+    CircuitOpen {
+        /// The breaker's name.
+        middleware: MiddlewareName,
+        /// What it answers; 503 by default.
+        status: StatusCode,
+        /// Until it may be worth another try.
+        retry_after: Duration,
+    },
     /// A path in which escapes or prefixes hide another path, refused whatever the options say.
     #[error("path is not acceptable: {0}")]
     BadPath(&'static str),
+    /// As many requests wait for the service as may.
+    #[error("{service}: no place, and its queue is full")]
+    QueueFull {
+        /// The service.
+        service: ServiceName,
+    },
+    /// It waited for a place at the service for as long as it may.
+    #[error("{service}: no place in time")]
+    QueueTimeout {
+        /// The service.
+        service: ServiceName,
+    },
     /// A limit of the proxy on connections or memory is reached.
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
@@ -193,6 +216,15 @@ pub enum ProxyError {
         /// Which.
         endpoint: EndpointText,
     },
+    /// No response head within the time of one try.
+    #[error("{endpoint}: the try took longer than its limit")]
+    AttemptTimeout {
+        /// Which.
+        endpoint: EndpointText,
+    },
+    /// The client would wait no longer, by its own word.
+    #[error("exchange took longer than the client would wait")]
+    ClientDeadline,
     /// The whole exchange took longer than its limit.
     #[error("exchange took longer than its limit")]
     ExchangeTimeout,
@@ -249,8 +281,13 @@ impl ProxyError {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RateLimited(limited) => limited.answer.status,
             Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::AddressNotAllowed { status, .. } | Self::OutboundLimited { status, .. } => *status,
-            Self::Overloaded(_) | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AddressNotAllowed { status, .. }
+            | Self::OutboundLimited { status, .. }
+            | Self::CircuitOpen { status, .. } => *status,
+            Self::Overloaded(_)
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
@@ -259,6 +296,8 @@ impl ProxyError {
             Self::ConnectTimeout { .. }
             | Self::ResponseHeaderTimeout { .. }
             | Self::IdleTimeout { .. }
+            | Self::AttemptTimeout { .. }
+            | Self::ClientDeadline
             | Self::ExchangeTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -285,6 +324,9 @@ impl ProxyError {
             Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::CircuitOpen { .. }
             | Self::OutboundLimited { .. }
             | Self::Overloaded(_) => Fault::Policy,
             Self::NoEndpoint { .. }
@@ -296,6 +338,8 @@ impl ProxyError {
             | Self::BadResponse { .. }
             | Self::UpstreamBody { .. }
             | Self::IdleTimeout { .. }
+            | Self::AttemptTimeout { .. }
+            | Self::ClientDeadline
             | Self::ExchangeTimeout => Fault::Upstream,
             Self::Internal(_) => Fault::Proxy,
         }
@@ -325,6 +369,9 @@ impl ProxyError {
             | Self::AddressNotAllowed { .. }
             | Self::OutboundLimited { .. }
             | Self::Overloaded(_)
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::CircuitOpen { .. }
             | Self::NoEndpoint { .. }
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
@@ -333,6 +380,8 @@ impl ProxyError {
             | Self::BadResponse { .. }
             | Self::UpstreamBody { .. }
             | Self::IdleTimeout { .. }
+            | Self::AttemptTimeout { .. }
+            | Self::ClientDeadline
             | Self::ExchangeTimeout
             | Self::Internal(_) => false,
         }
@@ -362,6 +411,9 @@ impl ProxyError {
             Self::AddressNotAllowed { .. } => "address_not_allowed",
             Self::BadPath(_) => "bad_path",
             Self::Overloaded(_) => "overloaded",
+            Self::CircuitOpen { .. } => "circuit_open",
+            Self::QueueFull { .. } => "queue_full",
+            Self::QueueTimeout { .. } => "queue_timeout",
             Self::NoEndpoint { .. } => "no_endpoint",
             Self::Connect { .. } => "connect_failed",
             Self::ConnectTimeout { .. } => "connect_timeout",
@@ -370,6 +422,8 @@ impl ProxyError {
             Self::BadResponse { .. } => "bad_response",
             Self::UpstreamBody { .. } => "upstream_body",
             Self::IdleTimeout { .. } => "idle_timeout",
+            Self::AttemptTimeout { .. } => "attempt_timeout",
+            Self::ClientDeadline => "client_deadline",
             Self::ExchangeTimeout => "exchange_timeout",
             Self::Internal(_) => "internal",
         }

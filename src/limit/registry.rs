@@ -3,6 +3,7 @@
 //! A document that is compiled may still be refused, so compiling reads the stores of the running
 //! snapshot and shares them, and changes nothing in them.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub struct Stores {
 struct Table {
     rate: BTreeMap<StoreName, Arc<Store>>,
     in_flight: BTreeMap<StoreName, Arc<InFlight>>,
+    kept: BTreeMap<StoreName, Arc<dyn Any + Send + Sync>>,
 }
 
 impl Stores {
@@ -57,6 +59,21 @@ impl Stores {
     /// The counts of this name, likewise.
     pub fn in_flight(&mut self, name: &str) -> Arc<InFlight> {
         pick(&mut self.used.in_flight, &self.offered.in_flight, name, InFlight::new)
+    }
+
+    /// What another feature keeps under this name: in use, else of the previous snapshot, else made anew. A name
+    /// belongs to one type.
+    pub fn keep<T: Any + Send + Sync>(&mut self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let known = self.used.kept.get(name).or_else(|| self.offered.kept.get(name));
+        let kept = known.and_then(|known| Arc::clone(known).downcast().ok());
+        let kept = kept.unwrap_or_else(|| Arc::new(make()));
+        self.used.kept.insert(name.into(), Arc::clone(&kept) as Arc<dyn Any + Send + Sync>);
+        kept
+    }
+
+    /// Everything of one type that is kept, for metrics and the admin API.
+    pub fn kept<T: Any + Send + Sync>(&self) -> impl Iterator<Item = Arc<T>> {
+        self.used.kept.values().filter_map(|kept| Arc::clone(kept).downcast().ok())
     }
 
     /// Every rate limit's store, for metrics and the admin API.
@@ -108,6 +125,17 @@ mod tests {
         drop(first);
         assert_eq!(Arc::strong_count(&dropped), 1, "nobody asked for it");
         assert_eq!(second.rates().count(), 2);
+    }
+
+    #[test]
+    fn what_other_features_keep_passes_on_by_its_name_and_type() {
+        let mut first = Stores::new();
+        let kept = first.keep("breaker/a", || 7_u32);
+        let mut second = Stores::after(&first.settle());
+        assert!(Arc::ptr_eq(&kept, &second.keep("breaker/a", || 8_u32)));
+        assert_eq!(*second.keep("breaker/b", || 8_u32), 8);
+        assert_eq!(second.kept::<u32>().map(|kept| *kept).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(second.kept::<u64>().count(), 0);
     }
 
     #[test]

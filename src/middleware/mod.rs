@@ -21,7 +21,9 @@ use crate::limit::{InFlightGuard, Stores};
 use crate::matcher::PathMatching;
 
 mod add_prefix;
+mod breaker_expression;
 mod chain;
+mod circuit_breaker;
 mod headers;
 mod in_flight_req;
 mod ip_allow_list;
@@ -37,6 +39,7 @@ mod testing;
 pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
+pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBreakerConfig, Passed, Phase};
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
@@ -70,6 +73,8 @@ pub enum MiddlewareConfig {
     RedirectScheme(RedirectSchemeConfig),
     /// Sends a request again when it failed.
     Retry(RetryConfig),
+    /// Refuses requests for a while when too many of them went wrong.
+    CircuitBreaker(CircuitBreakerConfig),
     /// Not supported yet.
     StripPrefixRegex(NotYet),
     /// Not supported yet.
@@ -90,8 +95,6 @@ pub enum MiddlewareConfig {
     ForwardAuth(NotYet),
     /// Not supported yet.
     Buffering(NotYet),
-    /// Not supported yet.
-    CircuitBreaker(NotYet),
     /// Not supported yet.
     Compress(NotYet),
     /// Not supported yet.
@@ -191,6 +194,9 @@ impl MiddlewareConfig {
             Self::Retry(config) => {
                 config.compile(name, at, cx).map(|link| Link::Around(Around::Retry(Arc::new(link))))
             }
+            Self::CircuitBreaker(config) => {
+                config.compile(name, at, cx).map(|link| Link::Around(Around::CircuitBreaker(Arc::new(link))))
+            }
             Self::RedirectScheme(config) => {
                 config.compile(name, at, cx).map(|link| Link::Edit(Edit::RedirectScheme(link)))
             }
@@ -205,7 +211,6 @@ impl MiddlewareConfig {
             | Self::DigestAuth(_)
             | Self::ForwardAuth(_)
             | Self::Buffering(_)
-            | Self::CircuitBreaker(_)
             | Self::Compress(_)
             | Self::PassTlsClientCert(_)
             | Self::ContentType(_)
@@ -297,6 +302,8 @@ impl Edit {
 pub enum Around {
     /// `retry`.
     Retry(Arc<Retry>),
+    /// `circuitBreaker`.
+    CircuitBreaker(Arc<CircuitBreaker>),
 }
 
 /// What an edit link says about a request.

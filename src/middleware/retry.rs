@@ -1,11 +1,14 @@
 //! `retry`: when and after which pause a request is sent again. `proxy` does the sending.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::{Method, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::common::clock::{self, Millis};
+use crate::common::jitter::full_jitter;
 use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem};
 use crate::common::units::HumanDuration;
@@ -14,6 +17,8 @@ use super::CompileContext;
 
 /// Body that is kept for another try unless told otherwise, in bytes; Traefik's number.
 const DEFAULT_MAX_REQUEST_BODY_BYTES: i64 = 2 * 1024 * 1024;
+/// Longest `Retry-After` that is waited for unless told otherwise: much longer, and the client is better asked.
+const DEFAULT_MAX_RETRY_AFTER: HumanDuration = HumanDuration::secs(5);
 
 /// Options of `retry`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
@@ -21,9 +26,16 @@ const DEFAULT_MAX_REQUEST_BODY_BYTES: i64 = 2 * 1024 * 1024;
 pub struct RetryConfig {
     /// Tries in all, the first included. Required, at least 1; 1 means no retry.
     pub attempts: Option<i64>,
-    /// Pause before the first retry; later ones grow to twice it, each made longer or shorter by up to
-    /// half at random. Default 0: no pause.
+    /// Pause before the first retry: up to this, at random (full jitter). It doubles with each try, up to
+    /// `maxInterval`. Default 0: no pause.
     pub initial_interval: Option<HumanDuration>,
+    /// What pauses grow to. Default 0: ten times `initialInterval`.
+    pub max_interval: Option<HumanDuration>,
+    /// For each try, until the head of the response; 0: no limit. Default: as router and service say.
+    pub attempt_timeout: Option<HumanDuration>,
+    /// A retried response's `Retry-After` is waited for up to this; one that asks for more is no retry, and goes
+    /// to the client. Default 5s; 0: not looked at, as in Traefik.
+    pub max_retry_after: Option<HumanDuration>,
     /// No new try begins later than this after the first. Default 0: no limit.
     pub timeout: Option<HumanDuration>,
     /// Statuses of a response that are retried: `"503"`, `"500-599"`. Default: none.
@@ -108,6 +120,12 @@ impl RetryConfig {
         (!cx.problems.errors_since(before)).then(|| Retry {
             attempts,
             initial_interval: self.initial_interval.unwrap_or_default().0,
+            max_interval: match self.max_interval.and_then(HumanDuration::non_zero) {
+                Some(interval) => interval,
+                None => self.initial_interval.unwrap_or_default().0.saturating_mul(10),
+            },
+            attempt_timeout: self.attempt_timeout.map(|limit| clock::millis(limit.0)),
+            max_retry_after: self.max_retry_after.unwrap_or(DEFAULT_MAX_RETRY_AFTER).non_zero(),
             timeout: self.timeout.and_then(HumanDuration::non_zero),
             status: status.into(),
             max_request_body_bytes: u64::try_from(max_body).ok(),
@@ -117,6 +135,10 @@ impl RetryConfig {
     }
 }
 
+/// A pod wants to be left alone for longer than a retry may wait.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooLong;
+
 /// `retry`, compiled.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Retry {
@@ -124,6 +146,12 @@ pub struct Retry {
     pub attempts: u32,
     /// Pause before the first retry; see [`Retry::backoff`].
     pub initial_interval: Duration,
+    /// What it grows to.
+    pub max_interval: Duration,
+    /// For each try, in milliseconds; 0 for none.
+    pub attempt_timeout: Option<Millis>,
+    /// How long a `Retry-After` may be that is waited for; `None`: it is not looked at.
+    pub max_retry_after: Option<Duration>,
     /// No new try begins later than this after the first.
     pub timeout: Option<Duration>,
     /// Ranges of statuses that are retried, both ends included.
@@ -153,17 +181,31 @@ impl Retry {
 
     /// The pause before try number `attempt + 1`, `attempt` being the tries made so far, from 1.
     ///
-    /// Grows geometrically from `initial_interval` to nearly twice it over the attempts; `random`, any
-    /// number, spreads it evenly over 50 to 150 %.
+    /// Anything up to `initial_interval`, then up to twice it, and so on up to `max_interval`: full jitter, so
+    /// that those who failed together do not come back together. `random` is evenly distributed.
     pub fn backoff(&self, attempt: u32, random: u64) -> Duration {
-        if self.initial_interval.is_zero() || self.attempts < 2 {
-            return Duration::ZERO;
-        }
-        let exponent = f64::from(attempt.saturating_sub(1)) / f64::from(self.attempts - 1);
-        // 53 random bits, all that a float can hold.
-        let spread = 0.5 + (random >> 11) as f64 / (1_u64 << 53) as f64;
-        let seconds = self.initial_interval.as_secs_f64() * exponent.min(1.0).exp2() * spread;
-        Duration::try_from_secs_f64(seconds).unwrap_or(self.initial_interval)
+        let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        let longest = self.initial_interval.saturating_mul(doubled).min(self.max_interval);
+        full_jitter(longest, random)
+    }
+
+    /// How long the pod wants to be left alone, by its `Retry-After` (RFC 9110 §10.2.3).
+    ///
+    /// # Errors
+    /// Longer than a retry may wait.
+    pub fn asked_for(&self, headers: &HeaderMap, now: SystemTime) -> Result<Duration, TooLong> {
+        let Some(max) = self.max_retry_after else { return Ok(Duration::ZERO) };
+        let Some(text) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
+            return Ok(Duration::ZERO);
+        };
+        let wait = match text.trim().parse::<u64>() {
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => match httpdate::parse_http_date(text.trim()) {
+                Ok(date) => date.duration_since(now).unwrap_or(Duration::ZERO),
+                Err(_) => return Ok(Duration::ZERO),
+            },
+        };
+        if wait > max { Err(TooLong) } else { Ok(wait) }
     }
 
     /// From Traefik: these three are taken to have an effect each time.
@@ -217,15 +259,34 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_twice_the_first_and_spread_by_half() {
-        let link = retry("{attempts: 5, initialInterval: 100ms}");
+    fn pauses_double_up_to_their_bound_and_are_spread_from_nothing_to_all_of_it() {
+        let link = retry("{attempts: 9, initialInterval: 100ms, maxInterval: 350ms}");
         let middle = u64::MAX / 2 + 1;
-        assert_eq!(link.backoff(1, middle), Duration::from_millis(100));
-        assert_eq!(link.backoff(5, middle), Duration::from_millis(200));
-        assert_eq!(link.backoff(99, middle), Duration::from_millis(200));
-        assert_eq!(link.backoff(1, 0), Duration::from_millis(50));
+        for (attempt, half) in [(1, 50), (2, 100), (3, 175), (99, 175)] {
+            assert_eq!(link.backoff(attempt, middle), Duration::from_millis(half), "after try {attempt}");
+        }
+        assert_eq!(link.backoff(1, 0), Duration::ZERO);
         let longest = link.backoff(1, u64::MAX);
-        assert!(longest <= Duration::from_millis(150) && longest > Duration::from_millis(149), "{longest:?}");
+        assert!(longest <= Duration::from_millis(100) && longest > Duration::from_millis(99), "{longest:?}");
+        let unbounded = retry("{attempts: 9, initialInterval: 100ms}");
+        assert_eq!(unbounded.backoff(99, middle), Duration::from_millis(500), "ten times the first");
+    }
+
+    #[test]
+    fn a_pods_retry_after_is_kept_within_its_bound() {
+        let asked = |options: &str, value: &'static str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))]);
+            // One minute before the date below.
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 60);
+            retry(options).asked_for(&headers, now)
+        };
+        let secs = |secs| Ok(Duration::from_secs(secs));
+        assert_eq!(asked("{attempts: 2}", "2"), secs(2));
+        assert_eq!(asked("{attempts: 2}", "6"), Err(TooLong));
+        assert_eq!(asked("{attempts: 2, maxRetryAfter: 2m}", "Sun, 06 Nov 1994 08:49:37 GMT"), secs(60));
+        assert_eq!(asked("{attempts: 2}", "Sun, 06 Nov 1994 08:49:37 GMT"), Err(TooLong));
+        assert_eq!(asked("{attempts: 2}", "soon"), secs(0));
+        assert_eq!(asked("{attempts: 2, maxRetryAfter: 0}", "600"), secs(0));
     }
 
     #[test]

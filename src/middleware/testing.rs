@@ -14,7 +14,7 @@ use crate::http::text::Text;
 use crate::limit::Stores;
 use crate::matcher::PathMatching;
 
-use super::{Around, CompileContext, Edit, Link, LinkContext, MiddlewareConfig, Retry};
+use super::{Around, CircuitBreaker, CompileContext, Edit, Link, LinkContext, MiddlewareConfig, Retry};
 
 /// What compiling one middleware came to.
 pub(super) struct Compiled {
@@ -61,6 +61,14 @@ pub(super) fn edit(kind: &str, options: &str) -> Edit {
     assert_eq!(compiled.errors(), [""; 0]);
     match compiled.link {
         Some(Link::Edit(edit)) => edit,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A circuit breaker without problems.
+pub(super) fn circuit_breaker(options: &str) -> CircuitBreaker {
+    match problems("circuitBreaker", options).link {
+        Some(Link::Around(Around::CircuitBreaker(breaker))) => (*breaker).clone(),
         other => panic!("{other:?}"),
     }
 }

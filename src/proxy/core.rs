@@ -12,7 +12,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::Method;
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 
+use super::guard::Guard;
 use crate::common::clock::{self, Millis};
 use crate::common::live::{Cached, Live, OnCore};
 use crate::common::timer::Timers;
@@ -63,6 +65,10 @@ pub struct Shared {
     pub access_log: Live<Option<Arc<AccessLog>>>,
     /// For routers that lead to the proxy itself.
     pub internal: Box<InternalAnswers>,
+    /// Refuses what is newest when the whole proxy has too much.
+    pub guard: Arc<Guard>,
+    /// Asks every core to close idle connections whose place somebody waits for.
+    pub reclaim: Notify,
 }
 
 /// One core.

@@ -8,12 +8,13 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
+use super::admit::Place;
 use super::core::Core;
 use super::grpc::Call;
 use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::Endpoint;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::Peer;
@@ -57,6 +58,12 @@ pub struct Exchange<'a> {
     pub service: Option<&'a Service>,
     /// When it must be over.
     pub deadline: Millis,
+    /// Its connection came when the proxy had as many as it may.
+    pub unwelcome: bool,
+    /// When it must be over by the client's own word; part of `deadline`.
+    pub client_deadline: Millis,
+    /// For each try, where a `retry` link says so; milliseconds, 0 for none.
+    pub attempt_timeout: Option<Millis>,
     /// How long nothing may move while its bodies flow; milliseconds, 0 for ever.
     pub idle_timeout: Millis,
     /// Tries so far, over all retries.
@@ -68,7 +75,7 @@ pub struct Exchange<'a> {
     /// The endpoints that were tried, in order.
     pub tried: SmallVec<[Arc<Endpoint>; 1]>,
     /// The load it puts on the endpoint that answers.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: Option<Place>,
     /// What the pod answered, and how long that took.
     pub origin: Option<(StatusCode, Duration)>,
     /// How it ended, when it failed.
@@ -171,7 +178,15 @@ impl<'a> Exchange<'a> {
             limit: None,
             closes: false,
             grpc: None,
+            unwelcome: false,
+            client_deadline: Millis::MAX,
+            attempt_timeout: None,
         }
+    }
+
+    /// What it is that has come with `deadline`.
+    pub fn overdue(&self) -> ProxyError {
+        overdue(self.deadline, self.client_deadline)
     }
 
     /// Counts a refusal and keeps it for the log.
@@ -188,10 +203,26 @@ impl<'a> Exchange<'a> {
     }
 }
 
+fn overdue(deadline: Millis, client_deadline: Millis) -> ProxyError {
+    if client_deadline <= deadline && client_deadline != Millis::MAX {
+        ProxyError::ClientDeadline
+    } else {
+        ProxyError::ExchangeTimeout
+    }
+}
+
 /// Counts what the proxy answered or cut by itself.
 pub fn note_failure(core: &Core, error: &ProxyError) {
     core.metrics.refused(error);
-    let timeout = match error {
+    if let Some(kind) = timeout_kind(error) {
+        core.metrics.timed_out(kind);
+    }
+    tracing::debug!(code = error.code(), fault = error.fault().as_str(), %error, "exchange failed");
+}
+
+/// Which deadline fired, if one did.
+pub fn timeout_kind(error: &ProxyError) -> Option<TimeoutKind> {
+    match error {
         ProxyError::ConnectTimeout { .. } => Some(TimeoutKind::Connect),
         ProxyError::ResponseHeaderTimeout { .. } => Some(TimeoutKind::ResponseHeader),
         ProxyError::IdleTimeout { .. } => Some(TimeoutKind::Idle),
@@ -199,12 +230,11 @@ pub fn note_failure(core: &Core, error: &ProxyError) {
         ProxyError::ClientBodyTimeout => Some(TimeoutKind::ClientBody),
         ProxyError::ClientStalled => Some(TimeoutKind::ClientStall),
         ProxyError::ExchangeTimeout => Some(TimeoutKind::Exchange),
+        ProxyError::AttemptTimeout { .. } => Some(TimeoutKind::Attempt),
+        ProxyError::ClientDeadline => Some(TimeoutKind::ClientDeadline),
+        ProxyError::QueueTimeout { .. } => Some(TimeoutKind::Queue),
         _ => None,
-    };
-    if let Some(kind) = timeout {
-        core.metrics.timed_out(kind);
     }
-    tracing::debug!(code = error.code(), fault = error.fault().as_str(), %error, "exchange failed");
 }
 
 /// What is left of an exchange while its answer flows. It holds nothing of the configuration, so that a
@@ -216,11 +246,12 @@ pub struct Ending {
     pub idle_timeout: Millis,
     /// When it must be over.
     pub deadline: Millis,
+    client_deadline: Millis,
     /// How it ended, when it failed.
     pub failure: Option<End>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<Place>,
     _links: LinkContext,
 }
 
@@ -268,7 +299,9 @@ impl Ending {
         Self {
             started,
             idle_timeout: exchange.idle_timeout,
-            deadline: exchange.deadline,
+            // Streams are long; only their client may say how long.
+            deadline: if is_stream(protocol) { exchange.client_deadline } else { exchange.deadline },
+            client_deadline: exchange.client_deadline,
             failure: exchange.failure,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
@@ -298,6 +331,7 @@ impl Ending {
             started,
             idle_timeout: 0,
             deadline: Millis::MAX,
+            client_deadline: Millis::MAX,
             failure: Some(End::from(error)),
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
@@ -306,9 +340,14 @@ impl Ending {
         }
     }
 
+    /// What it is that has come with `deadline`.
+    pub fn overdue(&self) -> ProxyError {
+        overdue(self.deadline, self.client_deadline)
+    }
+
     /// The pod's answer broke off or stood still.
     pub fn broke_off(&self) {
-        if let Some(endpoint) = &self.in_flight {
+        if let Some(endpoint) = self.in_flight.as_ref().and_then(Place::endpoint) {
             outcome::broke_off(endpoint);
         }
     }
@@ -336,6 +375,14 @@ impl Ending {
                 log.log(record);
             }
         }
+    }
+}
+
+/// What may go on for any time.
+fn is_stream(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::WebSocket | Protocol::Sse | Protocol::Grpc | Protocol::GrpcWeb => true,
+        Protocol::Http => false,
     }
 }
 

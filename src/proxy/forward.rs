@@ -10,28 +10,34 @@ use std::time::Duration;
 
 use http::header::SET_COOKIE;
 use http::{Method, StatusCode};
+use smallvec::SmallVec;
 
+use super::admit::{self, Admission, Place};
 use super::core::Suspicion;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, timeout_kind};
 use super::failover;
+use super::hedge;
 use super::outcome::{Attempt, Outcome};
 use super::pace;
 use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
-use crate::common::clock;
-use crate::common::timer::deadline;
+use crate::balance;
+use crate::common::clock::{self, Millis};
+use crate::common::jitter::full_jitter;
+use crate::common::timer::{Slot, deadline};
+use crate::endpoint::lobby::Ticket;
 use crate::endpoint::url::Scheme;
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
 use crate::http::h1::memory;
 use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
-use crate::snapshot::{Balanced, Internal, Service, ServiceKind, Transport};
+use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
 use crate::upstream::PoolLimits;
-use crate::upstream::h2::{Fresh, Place};
+use crate::upstream::h2::{self as shared, Fresh};
 
 /// Answers a request from a service.
 ///
@@ -66,8 +72,12 @@ pub async fn forward<'a>(
     } else {
         exchange.entry.settings.forwarded.send(&mut head.headers, exchange.peer, &exchange.named);
     }
-    exchange.idle_timeout =
-        route.and_then(|route| route.idle_timeout).unwrap_or(balanced.transport.idle_timeout);
+    let times = route.map(|route| &route.timeouts);
+    exchange.idle_timeout = times.and_then(|times| times.idle).unwrap_or(balanced.transport.idle_timeout);
+    if balanced.transport.request_timeout > 0 && times.is_none_or(|times| times.request.is_none()) {
+        let started = clock::to_millis(exchange.links.now);
+        exchange.deadline = exchange.deadline.min(started + balanced.transport.request_timeout);
+    }
     let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
     let mut fresh_only = false;
@@ -77,26 +87,45 @@ pub async fn forward<'a>(
             // Its future would make that of every exchange larger.
             Box::pin(pace::service_turn(exchange, service, outbound)).await?;
         }
-        let endpoint = aim.pick(exchange, service, balanced)?;
+        let admission = admit::admit(exchange, exchange.slot, service, balanced, aim, fresh_only).await?;
         if let Some(outbound) = &balanced.outbound {
-            Box::pin(pace::endpoint_turn(exchange, service, outbound, &endpoint)).await?;
+            Box::pin(pace::endpoint_turn(exchange, service, outbound, &admission.endpoint)).await?;
         }
-        let failure = match attempt(
-            exchange, service, balanced, &endpoint, &mut head, body, &plain, fresh_only,
-        )
-        .await
-        {
-            Ok(mut response) => {
-                if let Some(outbound) = &balanced.outbound {
-                    pace::learn(exchange, service, outbound, &endpoint, &response.head);
+        exchange.tried.push(Arc::clone(&admission.endpoint));
+        let outcome = match &balanced.hedge {
+            Some(hedge)
+                if limit > exchange.attempts
+                    && !fresh_only
+                    && may_hedge(exchange, balanced, &head, &body) =>
+            {
+                // A rare thing whose future would make that of every exchange larger.
+                Box::pin(hedge::run(exchange, service, balanced, hedge, aim, admission, &mut head, &plain))
+                    .await
+            }
+            _ => {
+                let slot = exchange.slot;
+                attempt(exchange, slot, service, balanced, admission, &mut head, body, &plain, fresh_only)
+                    .await
+            }
+        };
+        let failure = match outcome {
+            Ok(answered) => {
+                learn(exchange.core.id, balanced, answered.took);
+                let mut response = answered.take_over(exchange);
+                if let Some(field) = &balanced.attempts_header {
+                    response.head.headers.insert(field, exchange.attempts.into());
+                }
+                if let (Some(outbound), Some(endpoint)) = (&balanced.outbound, exchange.tried.last()) {
+                    pace::learn(exchange, service, outbound, endpoint, &response.head);
                 }
                 memory::keep_fields(std::mem::take(&mut head.headers));
-                aim.stick(exchange, service, balanced, &endpoint, cookies, &mut response.head);
+                if let Some(endpoint) = exchange.tried.last() {
+                    aim.stick(exchange, service, balanced, endpoint, cookies, &mut response.head);
+                }
                 return Ok(response);
             }
             Err(failure) => failure,
         };
-        exchange.in_flight = None;
         let Some(untouched) = failure.body else { return Err(failure.error) };
         // A connection that the pod closed while it was idle says nothing about the pod.
         let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
@@ -104,7 +133,11 @@ pub async fn forward<'a>(
             exchange.core.metrics.non_idempotent_lost(service.label);
             return Err(failure.error);
         }
-        if stale && !fresh_only {
+        if failure.crowded {
+            // Another took the place while the connection that was meant for this one died.
+            exchange.attempts -= 1;
+            exchange.tried.pop();
+        } else if stale && !fresh_only {
             // Not a try of its own: the request never had a connection that was alive.
             exchange.core.metrics.retried(service.label, RetryReason::Stale);
             exchange.attempts -= 1;
@@ -120,6 +153,7 @@ pub async fn forward<'a>(
                 ProxyError::UpstreamTls { .. } => RetryReason::Tls,
                 ProxyError::UpstreamClosed { .. } => RetryReason::Closed,
                 ProxyError::BadResponse { .. } => RetryReason::BadResponse,
+                ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
             if failure.written {
@@ -130,10 +164,48 @@ pub async fn forward<'a>(
                 exchange.core.metrics.retried(service.label, reason);
             }
             fresh_only = false;
+            pause(exchange, balanced).await;
+        }
+        if let Some(kind) = timeout_kind(&failure.error) {
+            exchange.core.metrics.timed_out(kind);
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
         body = untouched;
     }
+}
+
+/// Whether a second try beside the first can do no harm.
+fn may_hedge(exchange: &Exchange<'_>, balanced: &Balanced, head: &RequestHead, body: &Body) -> bool {
+    exchange.attempts == exchange.attempts_before + 1
+        && exchange.upgrade.is_none()
+        // A second try would have to wait for its turn, too.
+        && balanced.outbound.is_none()
+        && matches!(body, Body::Empty)
+        && is_idempotent(&head.method)
+}
+
+/// Tells hedging and adaptive concurrency, where a service has them, how long an answer took.
+fn learn(core: usize, balanced: &Balanced, took: Duration) {
+    if let Some(hedge) = &balanced.hedge {
+        hedge.record(core, clock::recent(), took);
+    }
+    if let (Some(adaptive), Some(lobby)) = (&balanced.adaptive, &balanced.lobby)
+        && let Some(limit) = adaptive.sample(clock::recent(), took, lobby.requests())
+    {
+        lobby.allow(limit);
+    }
+}
+
+/// Waits before a try at an endpoint that has failed this request already, when there is no other.
+async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
+    let interval = balanced.retry_interval;
+    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    if interval == 0 || balance::leaves_any(&balanced.endpoints.load(), &tried) {
+        return;
+    }
+    let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
+    let until = clock::now() + clock::millis(full_jitter(longest, exchange.core.random()));
+    exchange.slot.until(until.min(exchange.deadline)).await;
 }
 
 /// Whether another try is within the budget of the service that the last one went to; counts it if so.
@@ -150,39 +222,60 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
 }
 
 /// What the head had before an endpoint's own path and name were put into it.
-struct Plain {
+pub(super) struct Plain {
     path: crate::http::text::Text,
     authority: crate::http::text::Text,
 }
 
 /// A try that gave no answer.
-struct Failure {
+pub(super) struct Failure {
     error: ProxyError,
     /// The body, if it can be sent again.
     body: Option<Body>,
     written: bool,
     reused: bool,
+    /// It had no place for a connection after all, and waits for one again.
+    crowded: bool,
+}
+
+/// A try that gave an answer.
+pub(super) struct Answered {
+    response: Response,
+    place: Place,
+    took: Duration,
+}
+
+impl Answered {
+    /// The exchange has its answer.
+    fn take_over(self, exchange: &mut Exchange<'_>) -> Response {
+        exchange.origin = Some((self.response.head.status, self.took));
+        exchange.in_flight = Some(self.place);
+        self.response
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of the loop above, and of nothing else")]
-async fn attempt(
-    exchange: &mut Exchange<'_>,
+pub(super) async fn attempt(
+    exchange: &Exchange<'_>,
+    slot: &Slot,
     service: &Service,
     balanced: &Balanced,
-    endpoint: &Arc<Endpoint>,
+    admission: Admission,
     head: &mut RequestHead,
     body: Body,
     plain: &Plain,
     fresh_only: bool,
-) -> Result<Response, Failure> {
+) -> Result<Answered, Failure> {
     let core = exchange.core;
     let transport = &balanced.transport;
-    exchange.tried.push(Arc::clone(endpoint));
-    let in_flight = InFlight::new(Arc::clone(endpoint));
-    if transport.max_in_flight > 0 && endpoint.in_flight() > transport.max_in_flight {
-        let error = ProxyError::Overloaded("the endpoint has as many requests as it may");
-        return Err(Failure { error, body: None, written: false, reused: false });
-    }
+    let Admission { endpoint, place, ticket } = admission;
+    let endpoint = &endpoint;
+    let times = exchange.route.map(|route| &route.timeouts);
+    let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
+    let over = match own.unwrap_or(transport.attempt_timeout) {
+        0 => Millis::MAX,
+        limit => clock::now().saturating_add(limit),
+    };
     let attempt = Attempt::begin(endpoint);
     head.path = match endpoint.path_prefix() {
         Some(prefix) => format!("{prefix}{}", plain.path).into(),
@@ -194,17 +287,20 @@ async fn attempt(
         endpoint.url().authority().clone()
     };
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
-    let way = match way_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
+    let dial = times.and_then(|times| times.connect).unwrap_or(transport.dial_timeout);
+    let terms = Terms { slot, over, dial, ticket, repeatable, fresh_only };
+    let way = match way_to(exchange, service, balanced, endpoint, terms).await {
         Ok(way) => way,
         Err(error) => {
-            attempt.end(Outcome::of(&error));
-            return Err(Failure { error, body: Some(body), written: false, reused: false });
+            let crowded = matches!(error, ProxyError::QueueFull { .. });
+            if !crowded {
+                attempt.end(Outcome::of(&error));
+            }
+            return Err(Failure { error, body: Some(body), written: false, reused: false, crowded });
         }
     };
-    let header_timeout = exchange
-        .route
-        .and_then(|route| route.response_header_timeout)
-        .unwrap_or(transport.response_header_timeout);
+    let header_timeout =
+        times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
@@ -217,10 +313,10 @@ async fn attempt(
         upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
         expect_continue: exchange.expects_continue,
         interim: &mut interim,
-        slot: exchange.slot,
+        slot,
         header_timeout,
         idle_timeout: exchange.idle_timeout,
-        deadline: exchange.deadline,
+        deadline: exchange.deadline.min(over),
     };
     // The first try on a connection that was there begins with the request.
     let started =
@@ -232,14 +328,12 @@ async fn attempt(
     };
     match result {
         Ok((head, body)) => {
-            let latency = clock::instant() - started;
+            let took = clock::instant() - started;
             if balanced.balancer.wants_latency() {
-                observe(endpoint, head.status, latency);
+                observe(endpoint, head.status, took);
             }
-            attempt.end(Outcome::Answered { status: head.status, latency });
-            exchange.origin = Some((head.status, latency));
-            exchange.in_flight = Some(in_flight);
-            Ok(Response { head, body })
+            attempt.end(Outcome::Answered { status: head.status, latency: took });
+            Ok(Answered { response: Response { head, body }, place, took })
         }
         Err(ExchangeError { cause, written, reused, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
@@ -253,11 +347,15 @@ async fn attempt(
                 ExchangeCause::RequestBody(error) => client_error(error),
                 ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
                 ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
-                ExchangeCause::Deadline => ProxyError::ExchangeTimeout,
+                ExchangeCause::Deadline if over < exchange.deadline => {
+                    ProxyError::AttemptTimeout { endpoint }
+                }
+                ExchangeCause::Deadline => exchange.overdue(),
             };
-            let again = matches!(error, ProxyError::UpstreamClosed { .. });
-            attempt.end(if reused && again { Outcome::Stale } else { Outcome::of(&error) });
-            Err(Failure { error, body: body.filter(|_| again), written, reused })
+            let closed = matches!(error, ProxyError::UpstreamClosed { .. });
+            attempt.end(if reused && closed { Outcome::Stale } else { Outcome::of(&error) });
+            let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
+            Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
         }
     }
 }
@@ -274,7 +372,7 @@ enum Road {
     /// A connection of HTTP/1 and where it goes back to.
     Own(Box<ClientConn>, Rc<dyn Home>),
     /// A place on a connection of HTTP/2.
-    Shared(Box<Place>),
+    Shared(Box<shared::Place>),
 }
 
 impl Road {
@@ -286,18 +384,34 @@ impl Road {
     }
 }
 
+/// What an attempt asks of its connection.
+struct Terms<'a> {
+    slot: &'a Slot,
+    /// When the attempt must be over.
+    over: Millis,
+    /// How long connecting may take; milliseconds, 0 for ever.
+    dial: Millis,
+    /// Its place among the endpoint's connections, if it has one already.
+    ticket: Option<Ticket>,
+    /// It can be sent again.
+    repeatable: bool,
+    /// No connection that was there.
+    fresh_only: bool,
+}
+
 /// A connection that was there, or a new one.
 async fn way_to(
     exchange: &Exchange<'_>,
     service: &Service,
-    transport: &Transport,
+    balanced: &Balanced,
     endpoint: &Arc<Endpoint>,
-    repeatable: bool,
-    fresh_only: bool,
+    terms: Terms<'_>,
 ) -> Result<Road, ProxyError> {
+    let Terms { slot, over, dial, mut ticket, repeatable, fresh_only } = terms;
     let core = exchange.core;
-    let until =
-        || exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
+    let transport = &balanced.transport;
+    let overall = exchange.deadline.min(over);
+    let until = || overall.min(deadline(clock::now(), super::serve::duration(dial)));
     let made = match endpoint.url().scheme() {
         Scheme::Http | Scheme::Https => {
             let limits =
@@ -309,15 +423,29 @@ async fn way_to(
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
                 return Ok(Road::Own(conn, pool));
             }
+            if let Some(lobby) = &balanced.lobby
+                && ticket.is_none()
+                && lobby.limits_connections()
+            {
+                ticket = lobby.try_connect(endpoint);
+                if ticket.is_none() {
+                    return Err(ProxyError::QueueFull { service: service.name.clone() });
+                }
+            }
             let handshake = transport.tls_handshake_timeout;
-            let conn = pool.connect(exchange.slot, until(), handshake, exchange.deadline).await;
-            conn.map(|conn| Road::Own(conn, pool))
+            let conn = pool.connect(slot, until(), handshake, overall).await;
+            conn.map(|mut conn| {
+                if let Some(ticket) = ticket {
+                    conn.hold(Box::new(ticket));
+                }
+                Road::Own(conn, pool)
+            })
         }
         Scheme::H2c => {
             let idle_timeout = transport.idle_conn_timeout;
             let pool = core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout);
             let fresh = if fresh_only { Fresh::Only } else { Fresh::No };
-            let place = pool.place(fresh, exchange.slot, until()).await;
+            let place = pool.place(fresh, slot, until()).await;
             if let Ok(place) = &place
                 && place.is_reused()
             {

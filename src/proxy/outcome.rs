@@ -43,6 +43,7 @@ impl Outcome {
             ProxyError::UpstreamClosed { .. }
             | ProxyError::BadResponse { .. }
             | ProxyError::ResponseHeaderTimeout { .. }
+            | ProxyError::AttemptTimeout { .. }
             | ProxyError::IdleTimeout { .. }
             | ProxyError::UpstreamBody { .. } => Self::NoAnswer,
             // Whatever else ended it was not the endpoint.

@@ -149,7 +149,7 @@ impl Aim {
         aim
     }
 
-    /// Picks the endpoint for the next try.
+    /// Picks the endpoint for the next try, none of those that are `full`; `None` when all that are available are.
     ///
     /// # Errors
     /// The service has none.
@@ -158,10 +158,11 @@ impl Aim {
         exchange: &Exchange<'_>,
         service: &Service,
         balanced: &Balanced,
-    ) -> Result<Arc<Endpoint>, ProxyError> {
+        full: &[EndpointId],
+    ) -> Result<Option<Arc<Endpoint>>, ProxyError> {
         let set = balanced.endpoints.load();
-        let mut avoid: SmallVec<[EndpointId; 4]> =
-            exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+        let mut avoid: SmallVec<[EndpointId; 4]> = SmallVec::from_slice(full);
+        avoid.extend(exchange.tried.iter().map(|endpoint| endpoint.id()));
         let tried = avoid.len();
         exchange.core.add_suspects(&mut avoid);
         if set.on_trial() > 0 {
@@ -173,6 +174,12 @@ impl Aim {
         if !avoid.is_empty() && !balance::leaves_any(&set, &avoid) {
             // Rather one that is suspected than one that has failed this very request.
             avoid.truncate(tried);
+        }
+        if !full.is_empty() && !balance::leaves_any(&set, &avoid) {
+            avoid.truncate(full.len());
+            if set.available() > 0 && !balance::leaves_any(&set, &avoid) {
+                return Ok(None);
+            }
         }
         let claimed = match self.claim {
             Claim::Nothing | Claim::Refused => None,
@@ -206,7 +213,7 @@ impl Aim {
             // Another core may have been faster; then there are two.
             member.endpoint.tally().take_trial();
         }
-        Ok(Arc::clone(&member.endpoint))
+        Ok(Some(Arc::clone(&member.endpoint)))
     }
 
     /// Puts into an answer of `endpoint` what the client is to keep.

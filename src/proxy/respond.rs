@@ -30,7 +30,11 @@ pub fn refusal(error: &ProxyError) -> Response {
             let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        ProxyError::Overloaded(_) => {
+        ProxyError::CircuitOpen { retry_after, .. } => {
+            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        ProxyError::Overloaded(_) | ProxyError::QueueFull { .. } | ProxyError::QueueTimeout { .. } => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 
@@ -14,11 +15,12 @@ use super::{forward, respond};
 use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::http::body::{Body, BodyError};
-use crate::http::error::ProxyError;
+use crate::http::error::{Fault, ProxyError};
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::head::{Request, Response};
 use crate::middleware::Retry;
 use crate::snapshot::{ChainLink, Service};
+use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::RetryReason;
 
 /// Runs the rest of the chain until its answer is good or the tries are used up; the last answer counts.
@@ -30,6 +32,9 @@ pub async fn run<'a>(
     mut request: Request,
 ) -> Response {
     exchange.attempt_limit = Some(if link.on_network_error { link.attempts } else { 1 });
+    if link.attempt_timeout.is_some() {
+        exchange.attempt_timeout = link.attempt_timeout;
+    }
     let method = request.head.method.clone();
     if !link.holds_body(&method) {
         return run_chain(exchange, rest, service, request).await;
@@ -54,7 +59,14 @@ pub async fn run<'a>(
         if !link.retries_status(&method, status) || exchange.attempts >= link.attempts {
             return response;
         }
-        let pause = link.backoff(exchange.attempts, exchange.core.random());
+        // The proxy's own refusal: another try would only meet the same limit.
+        if matches!(exchange.failure, Some(End::Failed { fault: Fault::Policy, .. })) {
+            return response;
+        }
+        let Ok(asked) = link.asked_for(&response.head.headers, SystemTime::now()) else {
+            return response;
+        };
+        let pause = link.backoff(exchange.attempts, exchange.core.random()).max(asked);
         let resume = clock::now() + clock::millis(pause);
         if resume >= give_up || resume >= exchange.deadline {
             return response;

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::exchange::Exchange;
-use super::{forward, limit, respond, retry};
+use super::{breaker, forward, limit, respond, retry};
 use crate::common::clock;
+use crate::common::importance::Importance;
 use crate::common::timer::deadline;
+use crate::common::units::HumanDuration;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::{Kind, Peer};
@@ -28,11 +30,11 @@ pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, 
     match route(exchange, &mut head) {
         Ok(route) => {
             exchange.route = Some(route);
-            exchange.deadline =
-                deadline(clock::to_millis(exchange.links.now), duration(route.request_timeout));
-            if let Some(call) = &exchange.grpc {
-                exchange.deadline = exchange.deadline.min(call.until);
+            if let Err(error) = guard(exchange, route) {
+                exchange.note(&error);
+                return respond::refusal(&error);
             }
+            set_deadlines(exchange, route, &head);
             run_chain(exchange, &route.chain, &route.service, Request { head, body }).await
         }
         Err(error) => {
@@ -40,6 +42,48 @@ pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, 
             respond::refusal(&error)
         }
     }
+}
+
+/// Refuses what matters least while the whole proxy has too much to do.
+fn guard(exchange: &mut Exchange<'_>, route: &Route) -> Result<(), ProxyError> {
+    if exchange.unwelcome {
+        // One answer, whichever: the next connection may be welcome.
+        exchange.closes = true;
+        if route.importance < Importance::High {
+            return Err(ProxyError::Overloaded("as many connections as there may be"));
+        }
+    }
+    if exchange.core.shared.guard.serves(route.importance) {
+        Ok(())
+    } else {
+        Err(ProxyError::Overloaded("memory is scarce"))
+    }
+}
+
+/// When the exchange must be over, by the router's word and the client's.
+fn set_deadlines(exchange: &mut Exchange<'_>, route: &Route, head: &RequestHead) {
+    let timeouts = &route.timeouts;
+    let started = clock::to_millis(exchange.links.now);
+    exchange.deadline = deadline(started, timeouts.request.and_then(duration));
+    if let Some(field) = &timeouts.deadline_header
+        && let Some(patience) = head.headers.get(field).and_then(patience)
+    {
+        exchange.client_deadline = started.saturating_add(patience);
+        exchange.deadline = exchange.deadline.min(exchange.client_deadline);
+    }
+    if let Some(call) = &exchange.grpc {
+        exchange.deadline = exchange.deadline.min(call.until);
+    }
+}
+
+/// How long a client will wait: milliseconds, or a duration with its unit. What is neither, or 0, says nothing.
+fn patience(value: &HeaderValue) -> Option<clock::Millis> {
+    let text = value.to_str().ok()?.trim();
+    let patience = match text.parse::<u64>() {
+        Ok(millis) => millis,
+        Err(_) => clock::millis(text.parse::<HumanDuration>().ok()?.0),
+    };
+    (patience > 0).then_some(patience)
 }
 
 /// A limit of so many milliseconds; 0 is none.
@@ -176,6 +220,11 @@ async fn go_in<'a>(
                     return (passed, Ok(respond::refusal(&error)));
                 }
             },
+            Link::Around(Around::CircuitBreaker(link)) => {
+                let rest = &chain[passed + 1..];
+                let response = Box::pin(breaker::run(exchange, link, rest, service, request)).await;
+                return (passed, Ok(response));
+            }
             Link::Around(Around::Retry(link)) => {
                 let rest = &chain[passed + 1..];
                 // The one place where a chain costs an allocation for a future.

@@ -57,6 +57,8 @@ pub struct Accepted {
     pub listener: ListenerId,
     /// Its place among the connections that are allowed; given back on drop.
     pub admission: Admission,
+    /// It came when the proxy had as much as it may: what it asks for is refused unless it is important.
+    pub unwelcome: bool,
 }
 
 /// What the outside tells a connection.
@@ -90,7 +92,7 @@ impl Control {
 
 /// Serves a connection to its end.
 pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
-    let Accepted { stream, peer, listener, admission } = accepted;
+    let Accepted { stream, peer, listener, admission, unwelcome } = accepted;
     let Some(entry) = core.snapshot().entry_point(listener).cloned() else { return };
     let label = entry.label;
     let takes_tls = entry.tls.is_some();
@@ -123,6 +125,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         tls,
         opened: clock::now(),
         served: 0,
+        unwelcome,
         listener,
         label,
         core: &core,
@@ -161,6 +164,7 @@ struct Connection<'a> {
     tls: Option<Box<TlsSession>>,
     opened: Millis,
     served: u32,
+    unwelcome: bool,
     listener: ListenerId,
     label: EntryPointLabel,
     core: &'a Rc<Core>,
@@ -316,6 +320,7 @@ impl Connection<'_> {
             upgrade: upgrade.filter(|protocol| may_switch_to(protocol.as_bytes())),
             expects_continue,
         });
+        exchange.unwelcome = self.unwelcome;
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
         let mut response = match served {
             Some(response) => response,
@@ -372,7 +377,10 @@ impl Connection<'_> {
                 ) {
                     ending.broke_off();
                 }
-                let (error, reason) = send_failure(error, endpoint);
+                let (error, reason) = match error {
+                    SendError::Deadline => (ending.overdue(), CloseReason::Timeout),
+                    error => send_failure(error, endpoint),
+                };
                 note_failure(core, &error);
                 ending.failure = Some(End::from(&error));
                 Some(reason)

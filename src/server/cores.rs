@@ -16,6 +16,7 @@ use tokio::task::spawn_local;
 use super::connection::{self, Accepted, Control, Drain};
 use crate::endpoint::EndpointId;
 use crate::proxy::core::{Core, Shared};
+use crate::proxy::guard::Guard;
 use crate::snapshot::ListenerId;
 use crate::telemetry::metrics::Metrics;
 
@@ -39,6 +40,7 @@ pub struct Cores {
     handles: Box<[Handle]>,
     /// Where the search for the least loaded begins, so that equals take turns.
     next: AtomicUsize,
+    guard: Arc<Guard>,
 }
 
 struct Handle {
@@ -78,7 +80,7 @@ impl Cores {
                 Ok(Handle { commands, live, thread: parking_lot::Mutex::new(Some(thread)) })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Arc::new(Self { handles, next: AtomicUsize::new(0) }))
+        Ok(Arc::new(Self { handles, next: AtomicUsize::new(0), guard: Arc::clone(&shared.guard) }))
     }
 
     /// Gives a connection to the core that has the fewest.
@@ -92,6 +94,11 @@ impl Cores {
             // Fails only when the core has stopped, and then the connection may end with it.
             let _ = handle.commands.send(Command::Serve(Box::new(accepted)));
         }
+    }
+
+    /// The guard of the process.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
     }
 
     /// Connections that are open on all cores.
@@ -190,7 +197,9 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
 async fn sweep(core: Rc<Core>) {
     let mut interval = tokio::time::interval(SWEEP);
     loop {
-        interval.tick().await;
-        core.pools.sweep();
+        tokio::select! {
+            _ = interval.tick() => core.pools.sweep(),
+            () = core.shared.reclaim.notified() => core.pools.reclaim(),
+        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use super::connection::Accepted;
 use super::cores::Cores;
 use crate::config::entry_point::ListenAddress;
+use crate::proxy::guard::{Seat, Welcome};
 use crate::snapshot::ListenerId;
 
 /// Connections that the kernel holds for us; the system caps it at `net.core.somaxconn`.
@@ -179,17 +180,18 @@ impl Drop for Ticket {
     }
 }
 
-/// A connection's place: with its listener, and on its core.
+/// A connection's place: with its listener, in the process, and on its core.
 #[derive(Debug)]
 pub struct Admission {
     _ticket: Ticket,
+    _seat: Seat,
     live: Arc<AtomicUsize>,
 }
 
 impl Admission {
-    fn new(ticket: Ticket, live: Arc<AtomicUsize>) -> Self {
+    fn new(ticket: Ticket, seat: Seat, live: Arc<AtomicUsize>) -> Self {
         live.fetch_add(1, Ordering::Relaxed);
-        Self { _ticket: ticket, live }
+        Self { _ticket: ticket, _seat: seat, live }
     }
 }
 
@@ -242,9 +244,16 @@ fn hand_out(
     cores: &Cores,
 ) {
     // Without a place the socket is dropped, which closes it.
-    if let Some(ticket) = admissions.enter(peer.ip().to_canonical()) {
-        cores.hand_out(|live| Accepted { stream, peer, listener, admission: Admission::new(ticket, live) });
-    }
+    let Some(ticket) = admissions.enter(peer.ip().to_canonical()) else { return };
+    let (seat, unwelcome) = match cores.guard().welcome() {
+        Welcome::Served(seat) => (seat, false),
+        Welcome::Told(seat) => (seat, true),
+        Welcome::Closed => return,
+    };
+    cores.hand_out(|live| {
+        let admission = Admission::new(ticket, seat, live);
+        Accepted { stream, peer, listener, admission, unwelcome }
+    });
 }
 
 #[cfg(test)]

@@ -17,15 +17,18 @@ use super::entries::{self, InternalRouter};
 use super::tls::{Tls, TlsCompiler};
 use super::{
     Balanced, ChainLink, EntryPoint, EntrySettings, EntryTls, Failover, Hashed, Internal, ListenerId, Mirror,
-    MirrorPlaces, Mirroring, Outbound, Route, Service, ServiceKind, Snapshot, StickyChildren, Transport,
-    Underscores, Weighted,
+    MirrorPlaces, Mirroring, Outbound, Route, RouteTimeouts, Service, ServiceKind, Snapshot, StickyChildren,
+    Transport, Underscores, Weighted,
 };
 use crate::balance::Balancer;
+use crate::balance::adaptive::{Adaptive, AdaptiveSettings};
 use crate::balance::budget::{RetryBudget, RetryBudgetSettings};
 use crate::balance::children::HashedChildren;
+use crate::balance::hedge::{Hedge, HedgeSettings};
 use crate::balance::percent::Percent;
 use crate::balance::weighted::WeightedChildren;
 use crate::common::clock::{self, Millis};
+use crate::common::importance::Importance;
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
@@ -34,16 +37,18 @@ use crate::config::document::{DocumentConfig, local_name};
 use crate::config::entry_point::{
     self, EntryPointConfig, EntryPointHttp2, ForwardedHeadersConfig, ListenAddress,
 };
-use crate::config::router::RouterConfig;
+use crate::config::router::{RouterConfig, RouterTimeouts};
 use crate::config::service::{
-    HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, OutboundLimitConfig, OutboundScope,
-    ServiceConfig, WeightedConfig, WeightedServiceConfig,
+    AdaptiveConcurrencyConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig, InitialState,
+    LoadBalancerConfig, OutboundLimitConfig, OutboundScope, ServiceConfig, WeightedConfig,
+    WeightedServiceConfig,
 };
 use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
 use crate::endpoint::PathUse;
 use crate::endpoint::health::{Status, Thresholds};
 use crate::endpoint::live::LiveEndpoints;
+use crate::endpoint::lobby::{Limits, Lobby};
 use crate::endpoint::outlier::OutlierSettings;
 use crate::endpoint::set::{Care, EndpointSet, ServerSpec, WARM, Watch};
 use crate::endpoint::tag::Tag;
@@ -83,6 +88,7 @@ pub struct Draft {
     tls: Tls,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+    lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
 }
 
 /// An entry point without its socket.
@@ -123,6 +129,10 @@ impl Draft {
         }
         for (budget, settings) in self.budgets {
             budget.set(settings);
+        }
+        for (lobby, limits, allowed) in self.lobbies {
+            lobby.set(limits);
+            lobby.allow(allowed);
         }
         let entry_points: Vec<_> = self
             .entry_points
@@ -224,6 +234,7 @@ pub fn compile(
         under_way: Vec::new(),
         endpoints: Vec::new(),
         budgets: Vec::new(),
+        lobbies: Vec::new(),
         health: BTreeMap::new(),
         watched: BTreeMap::new(),
     };
@@ -249,12 +260,21 @@ struct Compiler<'a> {
     under_way: Vec<ServiceName>,
     endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
+    /// With what adaptive concurrency lets in.
+    lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
     health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
     watched: Watched,
 }
 
 /// A router on one entry point.
 type Entry = (Rule, i64, String, Arc<Route>);
+
+impl<'a> Compiler<'a> {
+    /// The running service of that name.
+    fn previous_service(&self, name: &ServiceName) -> Option<&'a Arc<Service>> {
+        self.previous?.services.get(name)
+    }
+}
 
 /// Routers of one entry point.
 #[derive(Default)]
@@ -308,6 +328,7 @@ impl Compiler<'_> {
             tls: std::mem::take(&mut self.tls.tls),
             endpoints: std::mem::take(&mut self.endpoints),
             budgets: std::mem::take(&mut self.budgets),
+            lobbies: std::mem::take(&mut self.lobbies),
         }
     }
 
@@ -332,9 +353,8 @@ impl Compiler<'_> {
                 name: RouterName::new(name),
                 chain: Box::default(),
                 service: self.internal(service),
-                request_timeout: 0,
-                response_header_timeout: None,
-                idle_timeout: None,
+                timeouts: RouteTimeouts::default(),
+                importance: Importance::High,
                 series: self.metrics.series(&entry, None, None),
                 access_log: false,
                 metrics: false,
@@ -561,9 +581,8 @@ impl Compiler<'_> {
                 name: RouterName::new(&router),
                 chain: Box::new([ChainLink { name: middleware, label, link }]),
                 service: self.internal(Internal::Noop),
-                request_timeout: 0,
-                response_header_timeout: None,
-                idle_timeout: None,
+                timeouts: RouteTimeouts::default(),
+                importance: Importance::High,
                 series: self.metrics.series(name, None, None),
                 access_log: entry.observability.access_logs,
                 metrics: entry.observability.metrics,
@@ -604,6 +623,7 @@ impl Compiler<'_> {
         let mut routes = Vec::with_capacity(chosen.len());
         for (turn, entry_name) in chosen.iter().enumerate() {
             let entry = &entry_configs[entry_name.as_str()];
+            let timeouts = self.timeouts(&router.timeouts, &at.key("timeouts"), turn == 0, entry_name, entry);
             // What is wrong with a router is said once, not once an entry point.
             let mut others = Problems::new();
             let problems = if turn == 0 { &mut *self.problems } else { &mut others };
@@ -642,9 +662,13 @@ impl Compiler<'_> {
                 name: name.clone(),
                 chain,
                 service: Arc::clone(service),
-                request_timeout: millis(router.timeouts.request),
-                response_header_timeout: router.timeouts.response_header.map(millis),
-                idle_timeout: router.timeouts.idle.map(millis),
+                timeouts: timeouts.clone(),
+                // Probes are served when nothing else is.
+                importance: if matches!(service.kind, ServiceKind::Internal(_)) {
+                    Importance::High
+                } else {
+                    router.importance.into()
+                },
                 series: metrics.series(entry_name, Some(name), Some(&service.name)),
                 access_log: seen.access_logs.unwrap_or(entry.observability.access_logs),
                 metrics: seen.metrics.unwrap_or(entry.observability.metrics),
@@ -662,6 +686,35 @@ impl Compiler<'_> {
             if let Some(routers) = entries.get_mut(entry_name) {
                 if is_tls { routers.tls.push(route) } else { routers.plain.push(route) }
             }
+        }
+    }
+
+    /// The times of a router on one entry point.
+    fn timeouts(
+        &mut self,
+        own: &RouterTimeouts,
+        at: &ConfigPath,
+        says: bool,
+        entry_name: &EntryPointName,
+        entry: &EntryPointConfig,
+    ) -> RouteTimeouts {
+        let outer = &entry.http.timeouts;
+        let outer_at = ConfigPath::of(&["entryPoints"]).key(entry_name.as_str()).key("http").key("timeouts");
+        let (field, at) = match &own.deadline_header {
+            Some(field) => (Some(field), at),
+            None => (outer.deadline_header.as_ref(), &outer_at),
+        };
+        let field = field.filter(|field| !field.is_empty());
+        let mut others = Problems::new();
+        let problems = if says { &mut *self.problems } else { &mut others };
+        let or = |own: Option<HumanDuration>, outer: Option<HumanDuration>| own.or(outer).map(millis);
+        RouteTimeouts {
+            request: or(own.request, outer.request),
+            attempt: or(own.attempt, outer.attempt),
+            connect: or(own.connect, outer.connect),
+            response_header: or(own.response_header, outer.response_header),
+            idle: or(own.idle, outer.idle),
+            deadline_header: field.and_then(|field| header_name(field, &at.key("deadlineHeader"), problems)),
         }
     }
 
@@ -945,10 +998,6 @@ impl Compiler<'_> {
         }
     }
 
-    fn previous_service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.previous?.services.get(name)
-    }
-
     fn balanced(
         &mut self,
         name: &ServiceName,
@@ -994,6 +1043,11 @@ impl Compiler<'_> {
             Some(limit) => Some(Box::new(self.outbound(name, limit, &at.key("outboundLimit"))?)),
             None => None,
         };
+        let attempts_header = config
+            .retry
+            .attempts_header
+            .as_ref()
+            .and_then(|field| header_name(field, &at.key("retry").key("attemptsHeader"), self.problems));
         let strategy = balancing::strategy(config.strategy);
         let (hash_by, max_load) = balancing::hash(config.hash.as_ref(), strategy, at, self.problems);
         let sticky = balancing::sticky(config.sticky.as_ref(), name, at, self.problems).map(Box::new);
@@ -1003,7 +1057,7 @@ impl Compiler<'_> {
             min_per_second: config.retry.budget_min_per_second,
         };
         let previous = self.previous_service(name).and_then(|service| {
-            if let ServiceKind::Balanced(balanced) = &service.kind { Some(balanced) } else { None }
+            if let ServiceKind::Balanced(balanced) = &service.kind { Some(&**balanced) } else { None }
         });
         let (endpoints, balancer, budget) = match previous {
             Some(old) => {
@@ -1024,6 +1078,32 @@ impl Compiler<'_> {
                 Arc::new(RetryBudget::new(budget_settings)),
             ),
         };
+        let limits = Limits {
+            requests: config.max_requests,
+            connections: config.max_connections,
+            requests_each: transport.max_requests,
+            connections_each: transport.max_connections,
+            waiting: config.queue.size,
+            patience: millis(config.queue.timeout),
+        };
+        let hedge = config.hedge.as_ref().and_then(|hedge| self.hedge(hedge, &at.key("hedge"), previous));
+        let adaptive = config
+            .adaptive_concurrency
+            .as_ref()
+            .and_then(|adaptive| self.adaptive(adaptive, &at.key("adaptiveConcurrency"), previous));
+        let allowed = adaptive.as_ref().map_or(0, |adaptive| adaptive.limit());
+        let wanted = limits.any() || adaptive.is_some();
+        let lobby = match previous.and_then(|old| old.lobby.as_ref()) {
+            Some(old) => {
+                self.lobbies.push((Arc::clone(old), limits, allowed));
+                wanted.then(|| Arc::clone(old))
+            }
+            None => wanted.then(|| {
+                let lobby = Lobby::new(limits);
+                lobby.allow(allowed);
+                lobby
+            }),
+        };
         self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
         if let Some(Some(settings)) = health {
             let settings = HealthSettings { scheme, tls: transport.tls.clone(), ..settings };
@@ -1037,7 +1117,12 @@ impl Compiler<'_> {
             pass_host_header: config.pass_host_header,
             transport,
             attempts: config.retry.attempts.into(),
+            retry_interval: millis(config.retry.initial_interval),
+            attempts_header,
             budget,
+            lobby,
+            hedge,
+            adaptive,
             outbound,
         })))
     }
@@ -1085,6 +1170,58 @@ impl Compiler<'_> {
         Some(Outbound { pace: pace?, status: status? })
     }
 
+    fn hedge(
+        &mut self,
+        config: &HedgeConfig,
+        at: &ConfigPath,
+        previous: Option<&Balanced>,
+    ) -> Option<Arc<Hedge>> {
+        if !(0.0..100.0).contains(&config.quantile) {
+            let problem = Problem::error(&at.key("quantile"), "a quantile is at least 0 and less than 100");
+            self.problems.push(problem.hint("95: when an answer is later than 95 of 100 are"));
+            return None;
+        }
+        if config.quantile == 0.0 && config.delay.0.is_zero() {
+            let problem = Problem::error(&at.key("delay"), "every request would be sent twice");
+            self.problems.push(problem.hint("write delay: 100ms, or quantile: 95"));
+            return None;
+        }
+        let settings = HedgeSettings { delay: millis(config.delay), percent: config.quantile };
+        let old = previous.and_then(|old| old.hedge.as_ref()).filter(|old| old.settings() == settings);
+        Some(old.map_or_else(|| Arc::new(Hedge::new(settings)), Arc::clone))
+    }
+
+    fn adaptive(
+        &mut self,
+        config: &AdaptiveConcurrencyConfig,
+        at: &ConfigPath,
+        previous: Option<&Balanced>,
+    ) -> Option<Arc<Adaptive>> {
+        let before = self.problems.len();
+        if config.min == 0 {
+            self.problems.error(&at.key("min"), "min must be at least 1");
+        }
+        if config.max < config.min {
+            let message = format!("max {} is less than min {}", config.max, config.min);
+            self.problems.error(&at.key("max"), message);
+        }
+        if !(1.0..=100.0).contains(&config.tolerance) {
+            let problem = Problem::error(&at.key("tolerance"), "tolerance is from 1 to 100");
+            self.problems.push(problem.hint("1.5: half as much again as the least latency is still good"));
+        }
+        if self.problems.errors_since(before) {
+            return None;
+        }
+        let settings = AdaptiveSettings {
+            initial: config.initial,
+            min: config.min,
+            max: config.max,
+            tolerance: config.tolerance,
+        };
+        let old = previous.and_then(|old| old.adaptive.as_ref()).filter(|old| old.settings() == settings);
+        Some(old.map_or_else(|| Arc::new(Adaptive::new(settings)), Arc::clone))
+    }
+
     fn transport(
         &mut self,
         config: &LoadBalancerConfig,
@@ -1113,16 +1250,18 @@ impl Compiler<'_> {
         };
         let tls = if uses_tls { Some(self.tls.transport(named, settings, self.problems)?) } else { None };
         let times = &settings.forwarding_timeouts;
+        let own = &config.timeouts;
         Some(Transport {
+            request_timeout: millis(own.request),
+            attempt_timeout: millis(own.attempt),
             tls_handshake_timeout: millis(times.tls_handshake_timeout),
             tls,
-            dial_timeout: millis(times.dial_timeout),
-            response_header_timeout: millis(times.response_header_timeout),
-            idle_timeout: millis(times.idle_timeout),
+            dial_timeout: millis(own.connect.unwrap_or(times.dial_timeout)),
+            response_header_timeout: millis(own.response_header.unwrap_or(times.response_header_timeout)),
+            idle_timeout: millis(own.idle.unwrap_or(times.idle_timeout)),
             idle_conn_timeout: millis(times.idle_conn_timeout),
             // Traefik's negative number keeps no connection.
             max_idle: u32::try_from(settings.max_idle_conns_per_host).unwrap_or(0),
-            max_in_flight: settings.max_conns_per_host,
             http2: ClientLimits {
                 read_idle_timeout: millis(times.read_idle_timeout),
                 ping_timeout: millis(times.ping_timeout),
@@ -1130,6 +1269,8 @@ impl Compiler<'_> {
                 stream_window: settings.http2.stream_window,
                 connection_window: settings.http2.connection_window,
             },
+            max_connections: settings.max_conns_per_host,
+            max_requests: settings.max_requests_per_host,
         })
     }
 
@@ -1283,6 +1424,14 @@ fn unknown<'a>(what: &str, name: &str, at: &ConfigPath, known: impl IntoIterator
         None if known.len() <= 8 => problem.hint(format!("there is {}", known.join(", "))),
         None => problem,
     }
+}
+
+fn header_name(field: &str, at: &ConfigPath, problems: &mut Problems) -> Option<HeaderName> {
+    let name = HeaderName::try_from(field).ok();
+    if name.is_none() {
+        problems.error(at, format!("bad header name {field:?}"));
+    }
+    name
 }
 
 fn millis(duration: HumanDuration) -> Millis {

@@ -15,17 +15,23 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use http::HeaderName;
+
 use crate::balance::Balancer;
+use crate::balance::adaptive::Adaptive;
 use crate::balance::budget::RetryBudget;
 use crate::balance::children::HashedChildren;
+use crate::balance::hedge::Hedge;
 use crate::balance::key::HashBy;
 use crate::balance::percent::Percent;
 use crate::balance::sticky::Sticky;
 use crate::balance::weighted::WeightedChildren;
 use crate::common::clock::Millis;
+use crate::common::importance::Importance;
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::endpoint::EndpointId;
 use crate::endpoint::live::LiveEndpoints;
+use crate::endpoint::lobby::Lobby;
 use crate::endpoint::tag::Tag;
 use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
@@ -175,18 +181,33 @@ pub struct Route {
     pub chain: Box<[ChainLink]>,
     /// Where it leads.
     pub service: Arc<Service>,
-    /// For the whole exchange; 0 for none. Milliseconds.
-    pub request_timeout: Millis,
-    /// Instead of the service's; milliseconds.
-    pub response_header_timeout: Option<Millis>,
-    /// Instead of the service's; milliseconds.
-    pub idle_timeout: Option<Millis>,
+    /// Instead of the service's.
+    pub timeouts: RouteTimeouts,
+    /// Who goes first in a queue, and is refused last.
+    pub importance: Importance,
     /// For metrics.
     pub series: Series,
     /// Whether its requests are logged.
     pub access_log: bool,
     /// Whether its requests are counted.
     pub metrics: bool,
+}
+
+/// Times that a router sets in place of the service's. Milliseconds; 0 for none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteTimeouts {
+    /// For the whole exchange.
+    pub request: Option<Millis>,
+    /// For one try.
+    pub attempt: Option<Millis>,
+    /// For a connection.
+    pub connect: Option<Millis>,
+    /// From the request's last byte to the head of the answer.
+    pub response_header: Option<Millis>,
+    /// While no byte moves either way.
+    pub idle: Option<Millis>,
+    /// Where a client says how long it will wait.
+    pub deadline_header: Option<HeaderName>,
 }
 
 /// A link with the name it is configured under.
@@ -258,8 +279,18 @@ pub struct Balanced {
     pub transport: Transport,
     /// Tries for one request, the first included.
     pub attempts: u32,
+    /// Longest pause before the second try at an endpoint; milliseconds.
+    pub retry_interval: Millis,
+    /// The field of the answer that says how many tries it took.
+    pub attempts_header: Option<HeaderName>,
     /// Shared by every kind of retry.
     pub budget: Arc<RetryBudget>,
+    /// Limits on what is under way, and the queue before them; `None` without limits.
+    pub lobby: Option<Arc<Lobby>>,
+    /// Second tries beside the first.
+    pub hedge: Option<Arc<Hedge>>,
+    /// Learns a limit for the lobby.
+    pub adaptive: Option<Arc<Adaptive>>,
     /// How fast requests go out.
     pub outbound: Option<Box<Outbound>>,
 }
@@ -276,6 +307,10 @@ pub struct Outbound {
 /// How connections to endpoints are made and kept. Times in milliseconds; 0 means none.
 #[derive(Clone, Debug)]
 pub struct Transport {
+    /// For the whole exchange.
+    pub request_timeout: Millis,
+    /// For one try.
+    pub attempt_timeout: Millis,
     /// For a connection.
     pub dial_timeout: Millis,
     /// For the TLS handshake on it.
@@ -290,10 +325,12 @@ pub struct Transport {
     pub idle_conn_timeout: Millis,
     /// Unused connections kept for each endpoint, over all cores.
     pub max_idle: u32,
-    /// Requests in flight to each endpoint, over all cores; 0 for no limit.
-    pub max_in_flight: u32,
     /// How connections of HTTP/2 are used.
     pub http2: ClientLimits,
+    /// Open connections to each endpoint, over all cores; 0 for no limit.
+    pub max_connections: u32,
+    /// Requests under way to each endpoint, over all cores; 0 for no limit.
+    pub max_requests: u32,
 }
 
 /// Services by weight.

@@ -145,6 +145,13 @@ impl Pools {
         });
     }
 
+    /// Closes an idle connection to each endpoint for whose place somebody waits.
+    pub fn reclaim(&self) {
+        for pool in self.pools.borrow().values() {
+            pool.reclaim();
+        }
+    }
+
     /// Closes connections that have been idle for too long or that the pod has closed.
     pub fn sweep(&self) {
         let now = clock::now();
@@ -169,6 +176,21 @@ impl Pool {
                 return Some(conn);
             }
         }
+    }
+
+    /// Whether a connection waits for a request.
+    pub fn has_idle(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
+
+    fn reclaim(&self) {
+        let mut idle = self.idle.borrow_mut();
+        // The one that was not used for longest.
+        let Some(place) = idle.iter().position(|conn| conn.is_wanted()) else { return };
+        let conn = idle.remove(place);
+        drop(idle);
+        self.forget(1);
+        drop(conn);
     }
 
     /// Connects by `until`, and makes the TLS handshake where the endpoint's url says `https`: within

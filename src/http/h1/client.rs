@@ -49,12 +49,19 @@ pub struct ClientConn {
     served: u64,
     /// When it was last given back.
     idle_since: Millis,
+    place: Option<Box<dyn Place>>,
 }
 
 /// Where a connection goes when its answer has been read to the end and it can serve another.
 pub trait Home: std::fmt::Debug {
     /// Takes it back.
     fn give_back(&self, conn: Box<ClientConn>);
+}
+
+/// A place among a limited number of connections, given back when the connection is dropped.
+pub trait Place: std::fmt::Debug {
+    /// Whether somebody waits for it.
+    fn is_wanted(&self) -> bool;
 }
 
 /// What the exchange wants of the connection beside the request.
@@ -115,7 +122,18 @@ impl ClientConn {
             read_size: SMALL_READ,
             served: 0,
             idle_since: 0,
+            place: None,
         })
+    }
+
+    /// Keeps its place until it is closed.
+    pub fn hold(&mut self, place: Box<dyn Place>) {
+        self.place = Some(place);
+    }
+
+    /// Whether somebody waits for its place.
+    pub fn is_wanted(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.is_wanted())
     }
 
     /// The socket.

@@ -17,8 +17,8 @@ use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
-    Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol,
-    RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
+    HedgeWinner, Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome,
+    Protocol, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -47,6 +47,7 @@ pub(super) enum Figure {
     Outbound,
     Pause,
     Timeout,
+    Hedge,
     Sticky,
     Hash,
     Spill,
@@ -188,6 +189,11 @@ impl CoreMetrics {
     /// Counts a request that was written, lost its connection and could not be repeated safely.
     pub fn non_idempotent_lost(&self, service: ServiceLabel) {
         self.small((Figure::LostNonIdempotent, service.0, 0), |cell| cell.add(1));
+    }
+
+    /// Counts a second try that was sent beside the first, by who was answered first.
+    pub fn hedged(&self, service: ServiceLabel, winner: HedgeWinner) {
+        self.small((Figure::Hedge, service.0, winner as u8), |cell| cell.add(1));
     }
 
     /// Counts what a limiter said.

@@ -78,6 +78,14 @@ metrics! {
     RETRIES = Counter "sluicegate_service_retries_total" "Attempts beyond the first, by service and what made them necessary.";
     RETRY_BUDGET_EXHAUSTED = Counter "sluicegate_retry_budget_exhausted_total" "Retries that were not made because the budget was spent, by service.";
     NON_IDEMPOTENT_LOST = Counter "sluicegate_non_idempotent_lost_total" "Written requests that lost their connection and could not be repeated safely, by service.";
+    HEDGES = Counter "sluicegate_service_hedges_total" "Second tries that were sent beside the first, by service and by which was answered first.";
+    ADAPTIVE_LIMIT = Gauge "sluicegate_service_adaptive_limit" "Requests that adaptive concurrency lets be under way, by service.";
+    QUEUE_WAITING = Gauge "sluicegate_service_queue_waiting" "Requests that wait for a place, by service; services with limits only.";
+    QUEUE_UNDER_WAY = Gauge "sluicegate_service_queue_requests" "Requests under way that hold a place, by service; services with limits only.";
+    QUEUE_CONNECTIONS = Gauge "sluicegate_service_queue_connections" "Upstream connections that hold a place, by service; services with limits on connections only.";
+    QUEUE_WAITED = Counter "sluicegate_service_queue_waited_total" "Requests that waited and got a place, by service.";
+    QUEUE_WAIT_SECONDS = Counter "sluicegate_service_queue_wait_seconds_total" "How long requests waited that got a place, together, by service.";
+    QUEUE_REFUSED = Counter "sluicegate_service_queue_refused_total" "Requests that got no place, by service and reason: the queue was full, the wait too long, or one that matters more came.";
     ENDPOINT_UP = Gauge "sluicegate_service_endpoint_up" "Whether an endpoint takes requests (1) or not (0).";
     STICKY = Counter "sluicegate_sticky_requests_total" "Requests of sticky services, by service and what became of the cookie.";
     HASH_MISSES = Counter "sluicegate_hash_misses_total" "Requests that were not given to the endpoint that their key belongs to, by service and why.";
@@ -89,6 +97,11 @@ metrics! {
     SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";
     // --- policy ------------------------------------------------------------------------------
     LIMIT_DECISIONS = Counter "sluicegate_limiter_decisions_total" "What the limiters said, by middleware.";
+    CIRCUIT_STATE = Gauge "sluicegate_circuit_breaker_state" "Whether a circuit is closed (0), open (1) or half-open (2), by middleware and router.";
+    CIRCUIT_OPENED = Counter "sluicegate_circuit_breaker_opened_total" "How often a circuit opened, by middleware and router.";
+    CIRCUIT_REFUSED = Counter "sluicegate_circuit_breaker_refused_total" "Requests that an open or half-open circuit refused, by middleware and router.";
+    OVERLOAD_LEVEL = Gauge "sluicegate_overload_level" "How scarce memory is: 0 not, 1 requests of low importance are refused, 2 all but those of high importance.";
+    OVERLOAD_REFUSED = Counter "sluicegate_overload_refused_total" "What the whole proxy's own limits refused: requests for want of memory, connections that were told so, and connections that were closed.";
     OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
     OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
     LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";

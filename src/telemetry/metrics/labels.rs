@@ -190,8 +190,12 @@ labels! {
         Closed => "upstream_closed",
         /// No response head in time.
         ResponseHeaderTimeout => "response_header_timeout",
+        /// One try took too long.
+        AttemptTimeout => "attempt_timeout",
         /// A response that is not HTTP.
         BadResponse => "bad_response",
+        /// The first try took long, and a second one was sent beside it.
+        Hedge => "hedge",
         /// A status that the `retry` middleware repeats.
         Status => "status",
     }
@@ -276,6 +280,16 @@ labels! {
 }
 
 labels! {
+    /// Which of two tries was answered first.
+    HedgeWinner {
+        /// The first.
+        First => "first",
+        /// The second.
+        Second => "second",
+    }
+}
+
+labels! {
     /// Which deadline fired.
     TimeoutKind {
         /// `dialTimeout`.
@@ -294,6 +308,12 @@ labels! {
         ClientStall => "client_stall",
         /// The whole exchange.
         Exchange => "exchange",
+        /// One try.
+        Attempt => "attempt",
+        /// What the client said it would wait.
+        ClientDeadline => "client_deadline",
+        /// The wait for a place at a service.
+        Queue => "queue",
     }
 }
 

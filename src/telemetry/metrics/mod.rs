@@ -28,10 +28,11 @@ pub use crate::telemetry::metrics::core::CoreMetrics;
 pub use crate::telemetry::metrics::declared::{Kind, Metric};
 pub use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
-    Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol,
-    RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
+    HedgeWinner, Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome,
+    Protocol, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 pub use crate::telemetry::metrics::page::CONTENT_TYPE;
+pub use crate::telemetry::metrics::process::resident_bytes;
 
 /// Names and series remembered over all reloads. Removed routers keep theirs, so that a reload that
 /// brings one back goes on counting; past this bound new ones are counted together as `other`.

@@ -45,8 +45,9 @@ fn boot_time() -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
-/// From `status`, which has it in kB, as `stat` has pages of a size that only libc knows.
-fn resident_bytes() -> Option<u64> {
+/// Resident memory, if it can be told.
+pub fn resident_bytes() -> Option<u64> {
+    // `status` has it in kB, `stat` in pages of a size that only libc knows.
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

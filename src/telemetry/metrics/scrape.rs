@@ -9,8 +9,8 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, Http2Flood, Http2Reset,
-    LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, HedgeWinner,
+    Http2Flood, Http2Reset, LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -128,6 +128,12 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::LostNonIdempotent,
         name: Some(("service", Kindred::Service)),
         word: None,
+    },
+    SmallFamily {
+        metric: declared::HEDGES,
+        figure: Figure::Hedge,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("winner", |value| HedgeWinner::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::STICKY,
