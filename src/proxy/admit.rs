@@ -15,6 +15,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
 use crate::common::timer::Slot;
 use crate::endpoint::lobby::{Admitted, Lobby, Refusal, Ticket};
+use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::error::ProxyError;
 use crate::snapshot::{Balanced, Service};
@@ -202,6 +203,10 @@ fn has_idle(
     endpoint: &Arc<Endpoint>,
 ) -> bool {
     let transport = &balanced.transport;
+    if endpoint.url().scheme() == Scheme::H2c {
+        // Many requests share a connection; those are what is limited.
+        return true;
+    }
     let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
     exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref()).has_idle()
 }

@@ -290,6 +290,10 @@ impl Connection<'_> {
     }
 
     async fn hand_over(self) -> CloseReason {
+        if self.unwelcome {
+            // It may bring many requests, and none of them is told apart yet.
+            return CloseReason::Refused;
+        }
         let Self { conn, peer, tls, opened, listener, label, core, control, .. } = self;
         let Some((io, ahead)) = ServerConn::into_parts(conn) else { return CloseReason::Failed };
         h2::run(Handover { core, control, peer, tls, listener, label, opened, io, ahead }).await

@@ -24,7 +24,7 @@ use crate::http::body::Body;
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
-use crate::http::h1::server::SendPatience;
+use crate::http::h1::server::{SendError, SendPatience};
 use crate::http::h2::limits::ServerLimits;
 use crate::http::h2::request::{self, Content, ParsedRequest};
 use crate::http::h2::server::{Answer, ServerStream};
@@ -550,7 +550,10 @@ impl Stream<'_> {
             half_closed: 0,
         };
         if let Err(error) = stream.send(head, &mut body, answer, &slot, patience).await {
-            let (error, _) = send_failure(error, endpoint);
+            let error = match error {
+                SendError::Deadline => ending.overdue(),
+                error => send_failure(error, endpoint).0,
+            };
             note_failure(core, &error);
             ending.failure = Some(End::from(&error));
         }
