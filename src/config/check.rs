@@ -135,19 +135,12 @@ fn check_load_balancer(at: &ConfigPath, balancer: &LoadBalancerConfig, problems:
     }
 }
 
-/// Schemes that servers cannot have yet. The compiler parses the rest of a URL.
-const SCHEMES_TO_COME: [&str; 1] = ["h2c"];
-
 fn check_url(at: &ConfigPath, url: &str, problems: &mut Problems) {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    if let Some(scheme) = SCHEMES_TO_COME.iter().find(|known| known.eq_ignore_ascii_case(scheme)) {
-        problems.push(
-            Problem::error(at, format!("server url {scheme}:// is not supported yet"))
-                .within(0..scheme.len() + 3)
-                .hint("this version connects with http:// and https:// only"),
-        );
-    } else if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        problems.push(Problem::error(at, "server url must begin with http:// or https://"));
+    if !["http", "https", "h2c"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+        let problem = Problem::error(at, "server url must begin with http://, https:// or h2c://");
+        // A url without a scheme has no part that is to blame.
+        problems.push(if scheme.is_empty() { problem } else { problem.within(0..scheme.len() + 3) });
     }
 }
 

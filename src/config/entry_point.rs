@@ -43,6 +43,9 @@ pub struct EntryPointConfig {
     /// How HTTP requests are read.
     #[serde(default)]
     pub http: EntryPointHttp,
+    /// What a connection of HTTP/2 may cost. HTTP/2 is spoken with whoever begins with it.
+    #[serde(default)]
+    pub http2: EntryPointHttp2,
     /// What is recorded of requests that arrive here; a router may override it.
     #[serde(default)]
     pub observability: EntryPointObservability,
@@ -61,6 +64,7 @@ impl EntryPointConfig {
             transport: EntryPointTransport::default(),
             forwarded_headers: ForwardedHeadersConfig::default(),
             http: EntryPointHttp::default(),
+            http2: EntryPointHttp2::default(),
             observability: EntryPointObservability::default(),
         }
     }
@@ -233,6 +237,72 @@ fn yes() -> bool {
 
 fn above_all() -> i64 {
     i64::MAX - 1
+}
+
+/// What a connection of HTTP/2 may cost. Limits on frames are counted over 10 s; a client that goes over one loses
+/// its connection.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EntryPointHttp2 {
+    /// Requests of one connection at once. Default 250.
+    pub max_concurrent_streams: u32,
+    /// Bytes of the table by which a client compresses its fields. Default 4096.
+    pub max_decoder_header_table_size: u32,
+    /// Bytes of a request's fields when unpacked, with 32 more for each; more is answered with 431. Default 65536, and
+    /// never more than `http.maxHeaderBytes`.
+    pub max_header_list_size: u32,
+    /// Bytes of one request's content that a client may send ahead. Default 262144.
+    pub stream_window: u32,
+    /// Bytes of content that a client may send ahead on all streams of a connection. Default 1048576.
+    pub connection_window: u32,
+    /// Bytes of one response that may wait for the client's socket. Default 65536.
+    pub max_send_buffer: u32,
+    /// After so long without a frame a connection with open streams is sent a PING. Default 30s; 0 means never.
+    pub read_idle_timeout: HumanDuration,
+    /// How long the answer to that PING may take. Default 15s; 0 means no limit.
+    pub ping_timeout: HumanDuration,
+    /// Streams that a client has opened and reset and that have not been looked at yet. Default 20.
+    pub max_pending_resets: u32,
+    /// Streams that a client's mistakes made the proxy reset. Default 100.
+    pub max_local_resets: u32,
+    /// RST_STREAM frames. Default 1000; 0 means no limit.
+    pub max_resets: u32,
+    /// SETTINGS frames. Default 100; 0 means no limit.
+    pub max_settings: u32,
+    /// PING frames. Default 5000; 0 means no limit.
+    pub max_pings: u32,
+    /// PRIORITY frames and frames of unknown types. Default 2000; 0 means no limit.
+    pub max_priorities: u32,
+    /// Frames without a byte that end nothing. Default 1000; 0 means no limit.
+    pub max_empty_frames: u32,
+    /// WINDOW_UPDATE frames beyond one for each 512 bytes sent. Default 10000; 0 means no limit.
+    pub max_window_updates: u32,
+    /// CONTINUATION frames of one request. Default 32; 0 means no limit.
+    pub max_continuations: u32,
+}
+
+impl Default for EntryPointHttp2 {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 250,
+            max_decoder_header_table_size: 4096,
+            max_header_list_size: 65_536,
+            stream_window: 262_144,
+            connection_window: 1_048_576,
+            max_send_buffer: 65_536,
+            read_idle_timeout: HumanDuration::secs(30),
+            ping_timeout: HumanDuration::secs(15),
+            max_pending_resets: 20,
+            max_local_resets: 100,
+            max_resets: 1000,
+            max_settings: 100,
+            max_pings: 5000,
+            max_priorities: 2000,
+            max_empty_frames: 1000,
+            max_window_updates: 10_000,
+            max_continuations: 32,
+        }
+    }
 }
 
 /// Which percent-encoded characters a path may hold; a path with another is answered with 400.

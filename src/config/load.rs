@@ -885,7 +885,7 @@ mod tests {
 
     #[test]
     fn one_run_reports_a_problem_of_every_item() {
-        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'h2c://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
+        let text = "http:\n  routers:\n    a: {rule: x}\n    b: {service: x}\n    c: text\n  services:\n    d: {loadBalancer: {servers: [{url: 'ftp://a'}]}}\n    e: {}\n  middlewares:\n    f: {nope: {}}\n  serversTransports:\n    g: {maxIdleConnsPerHost: many}\nentryPoints:\n  h: {address: x}\nlog: {level: LOUD}\nmetrics: [1]\nworkers: 2000\ntracing: {}\nping: {terminatingStatusCode: 42}\n";
         let loaded = case(&[("main.yaml", text)]).loader.load();
         let lines: Vec<String> =
             loaded.problems.iter().map(|problem| format!("{} {}", problem.path, problem.message)).collect();
@@ -893,7 +893,7 @@ mod tests {
             "http.routers.a.service \"service\" is missing",
             "http.routers.b.rule \"rule\" is missing",
             "http.routers.c expected a map of keys, found \"text\"",
-            "http.services.d.loadBalancer.servers[0].url server url h2c:// is not supported yet",
+            "http.services.d.loadBalancer.servers[0].url server url must begin with http://, https:// or h2c://",
             "http.services.e service has no kind",
             "http.middlewares.f.nope unknown key \"nope\"",
             "http.serversTransports.g.maxIdleConnsPerHost expected a whole number, found \"many\"",
@@ -912,7 +912,7 @@ mod tests {
 
     #[test]
     fn a_narrowed_problem_marks_only_what_is_meant() {
-        let text = "http:\n  services:\n    é: {loadBalancer: {servers: [{url: \"h2c://a\"}]}}\n";
+        let text = "http:\n  services:\n    é: {loadBalancer: {servers: [{url: \"ftp://a\"}]}}\n";
         assert!(report(text).contains("3:41\n"), "{}", report(text));
         assert!(
             report(text).contains("|                                         ^^^^^^\n"),

@@ -34,6 +34,8 @@ pub struct ServersTransportConfig {
     /// A URI that a server's certificate must have among its names. Default absent.
     #[serde(rename = "peerCertURI")]
     pub peer_cert_uri: Option<String>,
+    /// How connections of HTTP/2 (`h2c://`) are used.
+    pub http2: TransportHttp2,
 }
 
 impl Default for ServersTransportConfig {
@@ -50,6 +52,7 @@ impl Default for ServersTransportConfig {
             min_version: None,
             max_version: None,
             peer_cert_uri: None,
+            http2: TransportHttp2::default(),
         }
     }
 }
@@ -66,6 +69,10 @@ pub struct ForwardingTimeouts {
     pub response_header_timeout: HumanDuration,
     /// How long an idle connection is kept. Default 90s; 0 means no limit.
     pub idle_conn_timeout: HumanDuration,
+    /// After so long without a frame an HTTP/2 connection is sent a PING. Default 0: never.
+    pub read_idle_timeout: HumanDuration,
+    /// How long the answer to that PING may take. Default 15s.
+    pub ping_timeout: HumanDuration,
     /// How long a body may pause, in either direction. Default 60s; 0 means no limit.
     pub idle_timeout: HumanDuration,
 }
@@ -77,7 +84,27 @@ impl Default for ForwardingTimeouts {
             tls_handshake_timeout: HumanDuration::secs(10),
             response_header_timeout: HumanDuration::secs(60),
             idle_conn_timeout: HumanDuration::secs(90),
+            read_idle_timeout: HumanDuration::secs(0),
+            ping_timeout: HumanDuration::secs(15),
             idle_timeout: HumanDuration::secs(60),
         }
+    }
+}
+
+/// How connections of HTTP/2 to servers are used.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TransportHttp2 {
+    /// Requests on one connection at once, if the server takes as many. Default 100.
+    pub max_concurrent_streams: u32,
+    /// Bytes of one response that a server may send ahead. Default 131072.
+    pub stream_window: u32,
+    /// Bytes of all responses of a connection that a server may send ahead. Default 16777216.
+    pub connection_window: u32,
+}
+
+impl Default for TransportHttp2 {
+    fn default() -> Self {
+        Self { max_concurrent_streams: 100, stream_window: 131_072, connection_window: 16_777_216 }
     }
 }

@@ -18,6 +18,8 @@ pub enum Scheme {
     Http,
     /// With TLS.
     Https,
+    /// HTTP/2 without TLS, from the first byte on.
+    H2c,
 }
 
 impl Scheme {
@@ -26,13 +28,14 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::H2c => "h2c",
         }
     }
 
     /// The port that a url without one means.
     pub fn default_port(self) -> u16 {
         match self {
-            Self::Http => 80,
+            Self::Http | Self::H2c => 80,
             Self::Https => 443,
         }
     }
@@ -47,11 +50,8 @@ pub enum ServerUrlError {
     /// `10.0.0.1:8080`, say.
     #[error("no scheme: expected http://host:port or https://host:port")]
     NoScheme,
-    /// Traefik has it; this proxy will.
-    #[error("scheme {0} is not supported yet")]
-    SchemeNotSupportedYet(&'static str),
     /// Nobody has it.
-    #[error("unknown scheme {0:?}: expected http or https")]
+    #[error("unknown scheme {0:?}: expected http, https or h2c")]
     UnknownScheme(String),
     /// `http:///path`.
     #[error("no host: expected http://host:port")]
@@ -97,7 +97,7 @@ impl ServerUrl {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            "h2c" => return Err(ServerUrlError::SchemeNotSupportedYet("h2c")),
+            "h2c" => Scheme::H2c,
             _ => return Err(ServerUrlError::UnknownScheme(scheme.to_owned())),
         };
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -263,7 +263,6 @@ mod tests {
         for (url, error) in [
             ("", E::NoScheme),
             ("10.0.0.1:80", E::NoScheme),
-            ("h2c://a", E::SchemeNotSupportedYet("h2c")),
             ("ftp://a", E::UnknownScheme("ftp".into())),
             ("http://", E::NoHost),
             ("http:///x", E::NoHost),

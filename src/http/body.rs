@@ -8,6 +8,7 @@ use super::copy::Copying;
 use super::h1::client::{ClientConn, ResponseBody};
 use super::h1::framing::{Length, Piece};
 use super::h1::server::RequestBody;
+use super::h2;
 
 /// The content of a message. One concrete type, so that what is passed through is never boxed.
 #[derive(Debug, Default)]
@@ -21,12 +22,26 @@ pub enum Body {
     FromClient(RequestBody),
     /// Still coming from a pod.
     FromPod(Box<ResponseBody>),
+    /// Still coming from a client, on a stream of HTTP/2.
+    FromH2Client(Box<h2::server::RequestBody>),
+    /// Still coming from a pod, on a stream of HTTP/2.
+    FromH2Pod(Box<h2::client::ResponseBody>),
+    /// Sent once in vain: what was taken from it, then the rest.
+    Again(Box<Again>),
     /// Some bytes that were read ahead, then the rest, whose length is not known.
     After(Bytes, Box<Body>),
     /// Copied while it passes.
     Copying(Box<Copying>),
     /// The pod has switched protocols: from here on bytes flow both ways.
     Tunnel(Box<ClientConn>),
+}
+
+/// A body of which some was taken, put together again.
+#[derive(Debug)]
+pub struct Again {
+    first: Bytes,
+    rest: Body,
+    length: Length,
 }
 
 /// Why a body broke off.
@@ -54,6 +69,11 @@ impl Body {
         Self::After(first, Box::new(rest))
     }
 
+    /// `first`, then `rest`: together what was announced as `length`.
+    pub fn again(first: Bytes, rest: Self, length: Length) -> Self {
+        Self::Again(Box::new(Again { first, rest, length }))
+    }
+
     /// How much is still to come, as far as it is known.
     pub fn length(&self) -> Length {
         match self {
@@ -61,6 +81,9 @@ impl Body {
             Self::Full(bytes) => Length::exact(bytes.len() as u64),
             Self::FromClient(body) => body.length(),
             Self::FromPod(body) => body.length(),
+            Self::FromH2Client(body) => body.length(),
+            Self::FromH2Pod(body) => body.length(),
+            Self::Again(again) => again.length,
             Self::After(_, rest) => rest.length(),
             Self::Copying(copying) => copying.length(),
         }
@@ -78,6 +101,16 @@ impl Body {
             Self::FromClient(body) => body.poll_piece(cx),
             Self::FromPod(body) => body.poll_piece(cx),
             Self::Copying(copying) => copying.poll_piece(cx),
+            Self::FromH2Client(body) => body.poll_piece(cx),
+            Self::FromH2Pod(body) => body.poll_piece(cx),
+            Self::Again(again) => {
+                let first = std::mem::take(&mut again.first);
+                if first.is_empty() {
+                    again.rest.poll_piece(cx)
+                } else {
+                    Poll::Ready(Some(Ok(Piece::Data(first))))
+                }
+            }
             Self::After(first, rest) => {
                 let first = std::mem::take(first);
                 *self = std::mem::take(rest);
@@ -89,8 +122,10 @@ impl Body {
     /// Lets what belongs to this body go on while nobody can take pieces of it: a pod may read the
     /// rest of the request only as its answer is read, and the other way round.
     pub fn poll_background(&mut self, cx: &mut Context<'_>) {
-        if let Self::FromPod(body) = self {
-            body.poll_send(cx);
+        match self {
+            Self::FromPod(body) => body.poll_send(cx),
+            Self::FromH2Pod(body) => body.poll_send(cx),
+            _ => {}
         }
     }
 }

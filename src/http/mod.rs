@@ -9,6 +9,7 @@ pub mod copy;
 pub mod error;
 pub mod forwarded;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod limited;
 pub mod path;

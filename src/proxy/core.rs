@@ -88,13 +88,14 @@ impl Core {
     /// Sets up a core; to be called on its own thread.
     pub fn new(id: usize, shared: Arc<Shared>, metrics: CoreMetrics) -> Rc<Self> {
         let metrics = Rc::new(metrics);
+        let timers = Timers::new();
         let snapshot = Cached::new(&shared.snapshot);
         memory::set_budgets(snapshot.get(&shared.snapshot).memory);
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
         Rc::new(Self {
             id,
-            timers: Timers::new(),
-            pools: Pools::new(Rc::clone(&metrics)),
+            pools: Pools::new(Rc::clone(&metrics), Rc::clone(&timers)),
+            timers,
             metrics,
             snapshot,
             access_log: Cached::new(&shared.access_log),

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::core::Core;
+use super::grpc::Call;
 use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
@@ -17,6 +18,7 @@ use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::Peer;
 use crate::http::h1::server::ServerConn;
+use crate::http::h2::server::ServerStream;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 use crate::middleware::LinkContext;
@@ -75,15 +77,19 @@ pub struct Exchange<'a> {
     pub limit: Option<Arc<str>>,
     /// What the client sent is not to be trusted any further.
     pub closes: bool,
+    /// It is a call of gRPC.
+    pub grpc: Option<Call>,
 }
 
-/// The client's end of one exchange.
+/// The client's end of one exchange, whichever protocol it speaks.
 #[derive(Clone, Copy, Debug)]
 pub enum Downstream<'a> {
     /// A connection of HTTP/1.
     H1(&'a ServerConn),
     /// Nobody waits for the answer: a mirror.
     Nobody,
+    /// A stream of HTTP/2.
+    H2(&'a ServerStream),
 }
 
 impl Downstream<'_> {
@@ -92,16 +98,90 @@ impl Downstream<'_> {
         match self {
             Self::H1(conn) => conn.send_interim(status, headers),
             Self::Nobody => {}
+            Self::H2(stream) => stream.send_interim(status, headers),
         }
     }
 }
 
-impl Exchange<'_> {
+/// What is known of a request before anything is done with it.
+pub struct Beginning<'a> {
+    /// The core it runs on.
+    pub core: &'a Rc<Core>,
+    /// The entry point it came through.
+    pub entry: &'a EntryPoint,
+    /// Where its interim answers go.
+    pub client: Downstream<'a>,
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// What its connection agreed on, if it is TLS.
+    pub tls: Option<&'a TlsSession>,
+    /// Whom it is for, as it came.
+    pub authority: &'a Checked,
+    /// For its waits.
+    pub slot: &'a Slot,
+    /// When its head had come.
+    pub started: Instant,
+    /// Fields that `Connection` named.
+    pub named: SmallVec<[HeaderName; 1]>,
+    /// The protocol it asks to switch to.
+    pub upgrade: Option<HeaderValue>,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+}
+
+impl<'a> Exchange<'a> {
+    /// Begins an exchange.
+    pub fn new(beginning: Beginning<'a>) -> Self {
+        let Beginning {
+            core,
+            entry,
+            client,
+            peer,
+            tls,
+            authority,
+            slot,
+            started,
+            named,
+            upgrade,
+            expects_continue,
+        } = beginning;
+        Self {
+            core,
+            entry,
+            client,
+            peer,
+            tls,
+            authority,
+            slot,
+            links: LinkContext::new(peer.addr, peer.tls, started),
+            named,
+            upgrade,
+            expects_continue,
+            route: None,
+            service: None,
+            deadline: Millis::MAX,
+            idle_timeout: 0,
+            attempts: 0,
+            attempts_before: 0,
+            attempt_limit: None,
+            tried: SmallVec::new(),
+            in_flight: None,
+            origin: None,
+            failure: None,
+            limit: None,
+            closes: false,
+            grpc: None,
+        }
+    }
+
     /// Counts a refusal and keeps it for the log.
     pub fn note(&mut self, error: &ProxyError) {
         note_failure(self.core, error);
         self.closes |= error.closes();
         self.failure = Some(End::from(error));
+        if let Some(call) = &mut self.grpc {
+            call.note(error);
+        }
         if let ProxyError::RateLimited(limited) = error {
             self.limit = Some(limited.name());
         }

@@ -20,15 +20,18 @@ use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
 use crate::common::clock;
 use crate::common::timer::deadline;
+use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, InFlight};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
 use crate::http::h1::memory;
+use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
-use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
+use crate::snapshot::{Balanced, Internal, Service, ServiceKind, Transport};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
 use crate::upstream::PoolLimits;
+use crate::upstream::h2::{Fresh, Place};
 
 /// Answers a request from a service.
 ///
@@ -190,49 +193,20 @@ async fn attempt(
     } else {
         endpoint.url().authority().clone()
     };
-    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
-    // What cannot be sent again deserves a look at the socket itself.
     let repeatable = is_idempotent(&head.method) && matches!(body, Body::Empty);
-    let pooled = if fresh_only { None } else { pool.take(!repeatable) };
-    let conn: Box<ClientConn> = match pooled {
-        Some(conn) => {
-            core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-            conn
-        }
-        None => {
-            let until =
-                exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
-            let handshake = transport.tls_handshake_timeout;
-            match pool.connect(exchange.slot, until, handshake, exchange.deadline).await {
-                Ok(conn) => {
-                    core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
-                    core.trust(endpoint.id());
-                    conn
-                }
-                Err(error) => {
-                    let (outcome, why) = match error {
-                        ProxyError::ConnectTimeout { .. } => {
-                            (ConnectOutcome::TimedOut, Suspicion::Unreachable)
-                        }
-                        ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
-                        _ => (ConnectOutcome::Failed, Suspicion::Refused),
-                    };
-                    core.metrics.upstream_connect(service.label, outcome);
-                    core.suspect(endpoint.id(), why);
-                    attempt.end(Outcome::of(&error));
-                    return Err(Failure { error, body: Some(body), written: false, reused: false });
-                }
-            }
+    let way = match way_to(exchange, service, transport, endpoint, repeatable, fresh_only).await {
+        Ok(way) => way,
+        Err(error) => {
+            attempt.end(Outcome::of(&error));
+            return Err(Failure { error, body: Some(body), written: false, reused: false });
         }
     };
-    let home: Rc<dyn Home> = pool;
     let header_timeout = exchange
         .route
         .and_then(|route| route.response_header_timeout)
         .unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
-    let interim_wanted = head.version == http::Version::HTTP_11;
+    let interim_wanted = head.version != http::Version::HTTP_10;
     let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
@@ -250,8 +224,13 @@ async fn attempt(
     };
     // The first try on a connection that was there begins with the request.
     let started =
-        if conn.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
-    match conn.exchange(head, body, wants, &home).await {
+        if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let result = match way {
+        Road::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
+        // In a box, so that requests over HTTP/1 do not carry its size.
+        Road::Shared(place) => Box::pin(h2::client::exchange(place, head, body, wants)).await,
+    };
+    match result {
         Ok((head, body)) => {
             let latency = clock::instant() - started;
             if balanced.balancer.wants_latency() {
@@ -288,6 +267,82 @@ fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
     let now = clock::recent();
     let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
     endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
+}
+
+/// What an attempt is made on.
+enum Road {
+    /// A connection of HTTP/1 and where it goes back to.
+    Own(Box<ClientConn>, Rc<dyn Home>),
+    /// A place on a connection of HTTP/2.
+    Shared(Box<Place>),
+}
+
+impl Road {
+    fn is_reused(&self) -> bool {
+        match self {
+            Self::Own(conn, _) => conn.is_reused(),
+            Self::Shared(place) => place.is_reused(),
+        }
+    }
+}
+
+/// A connection that was there, or a new one.
+async fn way_to(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    transport: &Transport,
+    endpoint: &Arc<Endpoint>,
+    repeatable: bool,
+    fresh_only: bool,
+) -> Result<Road, ProxyError> {
+    let core = exchange.core;
+    let until =
+        || exchange.deadline.min(deadline(clock::now(), super::serve::duration(transport.dial_timeout)));
+    let made = match endpoint.url().scheme() {
+        Scheme::Http | Scheme::Https => {
+            let limits =
+                PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
+            let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
+            // What cannot be sent again deserves a look at the socket itself.
+            let pooled = if fresh_only { None } else { pool.take(!repeatable) };
+            if let Some(conn) = pooled {
+                core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+                return Ok(Road::Own(conn, pool));
+            }
+            let handshake = transport.tls_handshake_timeout;
+            let conn = pool.connect(exchange.slot, until(), handshake, exchange.deadline).await;
+            conn.map(|conn| Road::Own(conn, pool))
+        }
+        Scheme::H2c => {
+            let idle_timeout = transport.idle_conn_timeout;
+            let pool = core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout);
+            let fresh = if fresh_only { Fresh::Only } else { Fresh::No };
+            let place = pool.place(fresh, exchange.slot, until()).await;
+            if let Ok(place) = &place
+                && place.is_reused()
+            {
+                core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+            }
+            place.map(|place| Road::Shared(Box::new(place)))
+        }
+    };
+    match &made {
+        Ok(way) if way.is_reused() => {}
+        Ok(_) => {
+            core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
+            core.trust(endpoint.id());
+        }
+        Err(error) => {
+            let (outcome, why) = match error {
+                ProxyError::ConnectTimeout { .. } => (ConnectOutcome::TimedOut, Suspicion::Unreachable),
+                ProxyError::UpstreamTls { .. } => (ConnectOutcome::Tls, Suspicion::Refused),
+                _ => (ConnectOutcome::Failed, Suspicion::Refused),
+            };
+            core.metrics.upstream_connect(service.label, outcome);
+            core.suspect(endpoint.id(), why);
+        }
+    }
+    made
 }
 
 /// RFC 9110 §9.2.2.

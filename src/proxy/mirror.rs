@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::core::Core;
-use super::exchange::{Downstream, Exchange};
+use super::exchange::{Beginning, Downstream, Exchange};
 use super::forward::forward;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::deadline;
@@ -20,7 +20,6 @@ use crate::http::body::Body;
 use crate::http::copy::{Copied, Copying, NotCopied};
 use crate::http::forwarded::Peer;
 use crate::http::head::{Request, RequestHead};
-use crate::middleware::LinkContext;
 use crate::snapshot::{ListenerId, MirrorPlace, Mirroring, Service};
 use crate::telemetry::metrics::MirrorOutcome;
 
@@ -124,32 +123,20 @@ impl Mirrored {
         let snapshot = self.core.snapshot();
         let Some(entry) = snapshot.entry_point(self.listener) else { return MirrorOutcome::Failed };
         let slot = self.core.timers.slot();
-        let mut exchange = Exchange {
+        let mut exchange = Exchange::new(Beginning {
             core: &self.core,
             entry,
             client: Downstream::Nobody,
             peer: &self.peer,
+            tls: None,
             authority: &self.authority,
             slot: &slot,
-            links: LinkContext::new(self.peer.addr, self.peer.tls, clock::instant()),
-            tls: None,
+            started: clock::instant(),
             named: self.named,
             upgrade: None,
             expects_continue: false,
-            route: None,
-            service: None,
-            deadline: self.until,
-            idle_timeout: 0,
-            attempts: 0,
-            attempts_before: 0,
-            attempt_limit: None,
-            tried: SmallVec::new(),
-            in_flight: None,
-            origin: None,
-            failure: None,
-            limit: None,
-            closes: false,
-        };
+        });
+        exchange.deadline = self.until;
         exchange.links.drop_forwarded_for = self.drop_forwarded_for;
         let request = Request { head: self.head, body };
         let Ok(mut response) = Box::pin(forward(&mut exchange, &self.service, request)).await else {

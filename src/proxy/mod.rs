@@ -4,6 +4,7 @@ pub mod core;
 pub mod exchange;
 mod failover;
 mod forward;
+pub mod grpc;
 mod limit;
 mod mirror;
 pub mod outcome;

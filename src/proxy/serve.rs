@@ -30,6 +30,9 @@ pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, 
             exchange.route = Some(route);
             exchange.deadline =
                 deadline(clock::to_millis(exchange.links.now), duration(route.request_timeout));
+            if let Some(call) = &exchange.grpc {
+                exchange.deadline = exchange.deadline.min(call.until);
+            }
             run_chain(exchange, &route.chain, &route.service, Request { head, body }).await
         }
         Err(error) => {

@@ -10,7 +10,6 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
-use smallvec::SmallVec;
 
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
@@ -22,16 +21,17 @@ use crate::http::h1::io::Io;
 use crate::http::h1::memory;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::server::{Answer, Incoming, MustClose, SendError, SendPatience, ServerConn};
+use crate::http::h2::PREFACE;
 use crate::http::head::Response;
-use crate::middleware::LinkContext;
 use crate::proxy::core::Core;
-use crate::proxy::exchange::{Downstream, Ending, Exchange, Logged, note_failure};
+use crate::proxy::exchange::{Beginning, Downstream, Ending, Exchange, Logged, note_failure};
 use crate::proxy::{respond, serve, tunnel};
 use crate::snapshot::{EntryPoint, ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel};
 use crate::tls::session::TlsSession;
 
+use super::h2::{self, Handover};
 use super::listener::Admission;
 use super::secure;
 
@@ -41,7 +41,7 @@ const HALF_CLOSE_GRACE: Millis = 1000;
 /// What is left of a request after its answer is read, so that the connection can be kept, up to here.
 const DRAIN_LIMIT: u64 = 64 * 1024;
 /// For that, and for what a client still sends while it is being told to stop.
-const LINGER: Millis = 1000;
+pub(super) const LINGER: Millis = 1000;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
 const FIRST_REQUEST: Millis = 1000;
@@ -74,8 +74,8 @@ pub enum Drain {
 /// Through which a connection is told.
 #[derive(Debug, Default)]
 pub struct Control {
-    drain: Cell<Drain>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) drain: Cell<Drain>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 impl Control {
@@ -115,9 +115,8 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     } else {
         (Io::new(stream), None)
     };
-    let conn = ServerConn::new(io, core.timers.slot());
     let connection = Connection {
-        conn: Rc::clone(&conn),
+        conn: ServerConn::new(io, core.timers.slot()),
         slot,
         watch: core.timers.slot(),
         peer: Peer::new(peer, tls.is_some()),
@@ -125,13 +124,11 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
         opened: clock::now(),
         served: 0,
         listener,
+        label,
         core: &core,
         control: &control,
     };
     open.reason = connection.serve().await;
-    if open.reason.is_clean() {
-        conn.io().close_notify();
-    }
     drop(admission);
 }
 
@@ -165,6 +162,7 @@ struct Connection<'a> {
     opened: Millis,
     served: u32,
     listener: ListenerId,
+    label: EntryPointLabel,
     core: &'a Rc<Core>,
     control: &'a Control,
 }
@@ -177,12 +175,32 @@ enum Next {
 
 impl Connection<'_> {
     async fn serve(mut self) -> CloseReason {
+        match self.serve_http1().await {
+            Some(reason) => {
+                if reason.is_clean() {
+                    self.conn.io().close_notify();
+                }
+                reason
+            }
+            None => Box::pin(self.hand_over()).await,
+        }
+    }
+
+    /// Serves requests of HTTP/1; `None` when it turns out that the client speaks HTTP/2.
+    async fn serve_http1(&mut self) -> Option<CloseReason> {
         loop {
             if let Err(reason) = self.wait().await {
-                return reason;
+                return Some(reason);
+            }
+            if self.served == 0 && self.conn.begins_with(b"PRI") {
+                match self.speaks_http2().await {
+                    Ok(true) => return None,
+                    Ok(false) => {}
+                    Err(reason) => return Some(reason),
+                }
             }
             let snapshot = self.core.snapshot();
-            let Some(entry) = snapshot.entry_point(self.listener) else { return CloseReason::Drained };
+            let Some(entry) = snapshot.entry_point(self.listener) else { return Some(CloseReason::Drained) };
             let settings = &entry.settings;
             let incoming = match self
                 .slot
@@ -193,15 +211,15 @@ impl Connection<'_> {
                 Err(_) => Err(ProxyError::ClientHeadTimeout),
             };
             let parsed = match incoming {
-                Ok(Incoming::Closed) => return CloseReason::Client,
+                Ok(Incoming::Closed) => return Some(CloseReason::Client),
                 Ok(Incoming::Request(parsed)) => parsed,
-                Err(error) => return self.refuse(entry, &error).await,
+                Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
             // An idle connection is not as large as one that serves.
             match Box::pin(self.exchange(snapshot, parsed)).await {
                 Next::Keep => {}
-                Next::Close(reason) => return reason,
+                Next::Close(reason) => return Some(reason),
             }
         }
     }
@@ -251,6 +269,28 @@ impl Connection<'_> {
         result
     }
 
+    /// Whether the client begins as one does that knows it speaks HTTP/2 (RFC 9113 §3.3).
+    async fn speaks_http2(&self) -> Result<bool, CloseReason> {
+        let patience = {
+            let snapshot = self.core.snapshot();
+            let Some(entry) = snapshot.entry_point(self.listener) else { return Err(CloseReason::Drained) };
+            entry.settings.head_timeout
+        };
+        match self.slot.within_for(patience, self.conn.read_start(PREFACE)).await {
+            Ok(begins) => Ok(begins),
+            Err(_) => {
+                note_failure(self.core, &ProxyError::ClientHeadTimeout);
+                Err(CloseReason::Timeout)
+            }
+        }
+    }
+
+    async fn hand_over(self) -> CloseReason {
+        let Self { conn, peer, tls, opened, listener, label, core, control, .. } = self;
+        let Some((io, ahead)) = ServerConn::into_parts(conn) else { return CloseReason::Failed };
+        h2::run(Handover { core, control, peer, tls, listener, label, opened, io, ahead }).await
+    }
+
     async fn exchange(&self, snapshot: OnCore<Snapshot>, parsed: ParsedRequest) -> Next {
         let core = self.core;
         let entry =
@@ -263,7 +303,7 @@ impl Connection<'_> {
         let logged = Logged::of(core, entry, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
         let body = self.conn.request_body(body_deadline, settings.stall_timeout);
-        let mut exchange = Exchange {
+        let mut exchange = Exchange::new(Beginning {
             core,
             entry,
             client: Downstream::H1(&self.conn),
@@ -271,24 +311,11 @@ impl Connection<'_> {
             tls: self.tls.as_deref(),
             authority: &authority,
             slot: &self.slot,
-            links: LinkContext::new(self.peer.addr, self.peer.tls, started),
+            started,
             named,
             upgrade: upgrade.filter(|protocol| may_switch_to(protocol.as_bytes())),
             expects_continue,
-            route: None,
-            service: None,
-            deadline: Millis::MAX,
-            idle_timeout: 0,
-            attempts: 0,
-            attempts_before: 0,
-            attempt_limit: None,
-            tried: SmallVec::new(),
-            in_flight: None,
-            origin: None,
-            failure: None,
-            limit: None,
-            closes: false,
-        };
+        });
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
         let mut response = match served {
             Some(response) => response,
@@ -482,7 +509,7 @@ impl Connection<'_> {
 }
 
 /// What the client, or the log, learns of an answer that broke off.
-fn send_failure(error: SendError, endpoint: Option<EndpointText>) -> (ProxyError, CloseReason) {
+pub(super) fn send_failure(error: SendError, endpoint: Option<EndpointText>) -> (ProxyError, CloseReason) {
     let endpoint = endpoint.unwrap_or_else(|| EndpointText::Name("-".into()));
     match error {
         SendError::Client(_) => (ProxyError::ClientGone, CloseReason::Client),
@@ -507,7 +534,7 @@ fn may_switch_to(protocol: &[u8]) -> bool {
     !protocol.is_empty() && !begins(b"h2") && !begins(b"http") && !begins(b"tls")
 }
 
-fn limit(millis: Millis) -> Option<Duration> {
+pub(super) fn limit(millis: Millis) -> Option<Duration> {
     (millis != 0).then(|| Duration::from_millis(millis))
 }
 

@@ -5,5 +5,6 @@
 
 pub mod connection;
 pub mod cores;
+pub mod h2;
 pub mod listener;
 mod secure;

@@ -31,7 +31,9 @@ use crate::common::problem::{ConfigPath, Problem, Problems, Step, nearest};
 use crate::common::units::HumanDuration;
 use crate::config::balancing::{FailoverConfig, HighestRandomWeightConfig, MirroringConfig};
 use crate::config::document::{DocumentConfig, local_name};
-use crate::config::entry_point::{self, EntryPointConfig, ForwardedHeadersConfig, ListenAddress};
+use crate::config::entry_point::{
+    self, EntryPointConfig, EntryPointHttp2, ForwardedHeadersConfig, ListenAddress,
+};
 use crate::config::router::RouterConfig;
 use crate::config::service::{
     HealthCheckConfig, HealthCheckMode, InitialState, LoadBalancerConfig, OutboundLimitConfig, OutboundScope,
@@ -52,6 +54,7 @@ use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
+use crate::http::h2::limits::{ClientLimits, FrameLimits, ServerLimits};
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
 use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
@@ -375,6 +378,7 @@ impl Compiler<'_> {
                 idle_timeout: millis(times.idle_timeout),
                 keep_alive_max_time: millis(entry.transport.keep_alive_max_time),
                 keep_alive_max_requests: entry.transport.keep_alive_max_requests,
+                http2: self.http2(&entry.http2, http.max_header_bytes, &at.key("http2")),
                 forwarded: self.forwarded(&entry.forwarded_headers, &at.key("forwardedHeaders")),
                 path: PathOptions {
                     encoded: EncodedCharacters {
@@ -402,6 +406,43 @@ impl Compiler<'_> {
             tls: self.entry_tls(name, entry, routers.tls),
             routers: RouterTable::new(routers.plain),
             access_log: entry.observability.access_logs,
+        }
+    }
+
+    fn http2(&mut self, config: &EntryPointHttp2, head_bytes: usize, at: &ConfigPath) -> ServerLimits {
+        // RFC 9113 §6.5.2 and §6.9.1: a window is at most 2^31-1.
+        for (key, value, least) in [
+            ("maxConcurrentStreams", config.max_concurrent_streams, 1),
+            ("streamWindow", config.stream_window, 1),
+            ("connectionWindow", config.connection_window, 65_535),
+            ("maxHeaderListSize", config.max_header_list_size, 1),
+            ("maxSendBuffer", config.max_send_buffer, 1),
+        ] {
+            if value < least || value > i32::MAX as u32 {
+                let message = format!("bad {key} {value}: expected {least} to {}", i32::MAX);
+                self.problems.error(&at.key(key), message);
+            }
+        }
+        ServerLimits {
+            max_concurrent_streams: config.max_concurrent_streams,
+            decoder_table: config.max_decoder_header_table_size,
+            header_list: config.max_header_list_size.min(u32::try_from(head_bytes).unwrap_or(u32::MAX)),
+            stream_window: config.stream_window,
+            connection_window: config.connection_window,
+            send_buffer: config.max_send_buffer as usize,
+            read_idle_timeout: millis(config.read_idle_timeout),
+            ping_timeout: millis(config.ping_timeout),
+            pending_resets: config.max_pending_resets as usize,
+            local_resets: config.max_local_resets as usize,
+            frames: FrameLimits {
+                resets: config.max_resets,
+                settings: config.max_settings,
+                pings: config.max_pings,
+                priorities: config.max_priorities,
+                empty: config.max_empty_frames,
+                window_updates: config.max_window_updates,
+                continuations: config.max_continuations,
+            },
         }
     }
 
@@ -1082,6 +1123,13 @@ impl Compiler<'_> {
             // Traefik's negative number keeps no connection.
             max_idle: u32::try_from(settings.max_idle_conns_per_host).unwrap_or(0),
             max_in_flight: settings.max_conns_per_host,
+            http2: ClientLimits {
+                read_idle_timeout: millis(times.read_idle_timeout),
+                ping_timeout: millis(times.ping_timeout),
+                max_concurrent_streams: settings.http2.max_concurrent_streams,
+                stream_window: settings.http2.stream_window,
+                connection_window: settings.http2.connection_window,
+            },
         })
     }
 

@@ -31,6 +31,7 @@ use crate::http::copy::Room;
 use crate::http::forwarded::Forwarded;
 use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
+use crate::http::h2::limits::{ClientLimits, ServerLimits};
 use crate::http::path::{PathOptions, QuerySemicolons};
 use crate::limit::{Pace, Stores};
 use crate::matcher::RouterTable;
@@ -142,6 +143,8 @@ pub struct EntrySettings {
     pub keep_alive_max_time: Millis,
     /// Requests after which a connection ends.
     pub keep_alive_max_requests: u32,
+    /// What connections of HTTP/2 may cost.
+    pub http2: ServerLimits,
     /// Whom to believe.
     pub forwarded: Forwarded,
     /// What to do with paths.
@@ -289,6 +292,8 @@ pub struct Transport {
     pub max_idle: u32,
     /// Requests in flight to each endpoint, over all cores; 0 for no limit.
     pub max_in_flight: u32,
+    /// How connections of HTTP/2 are used.
+    pub http2: ClientLimits,
 }
 
 /// Services by weight.

@@ -85,7 +85,7 @@ impl Default for Options {
 }
 
 /// Protocols that can be agreed on, in the order of preference.
-pub const SPOKEN: &[&[u8]] = &[b"http/1.1"];
+pub const SPOKEN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// Keys of session tickets. They outlive reloads, so that these end no session; they are never shared between
 /// options that ask different things of clients, because a resumed session is not asked again.

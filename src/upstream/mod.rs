@@ -1,5 +1,7 @@
 //! The way to the pods: connections kept per core and endpoint, and how new ones are made.
 
+pub mod h2;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -13,12 +15,13 @@ use foldhash::fast::RandomState;
 use tokio::net::TcpStream;
 
 use crate::common::clock::{self, Millis};
-use crate::common::timer::Slot;
+use crate::common::timer::{Slot, Timers};
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
 use crate::http::h1::client::{ClientConn, Home};
 use crate::http::h1::io::Io;
+use crate::http::h2::limits::ClientLimits;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
 use crate::tls::client::{ClientTls, reason};
 
@@ -29,7 +32,16 @@ const WARNING: Millis = 10_000;
 #[derive(Debug)]
 pub struct Pools {
     pools: RefCell<HashMap<EndpointId, Rc<Pool>, RandomState>>,
+    shared: RefCell<HashMap<EndpointId, SharedPool, RandomState>>,
+    timers: Rc<Timers>,
     metrics: Rc<CoreMetrics>,
+}
+
+/// Connections of HTTP/2, and how long they are kept without use.
+#[derive(Debug)]
+struct SharedPool {
+    pool: Rc<h2::Pool>,
+    idle_timeout: Millis,
 }
 
 /// Idle connections of one core to one endpoint. The one used last is used next, so that those that are
@@ -61,8 +73,26 @@ pub struct PoolLimits {
 
 impl Pools {
     /// No connections yet.
-    pub fn new(metrics: Rc<CoreMetrics>) -> Self {
-        Self { pools: RefCell::default(), metrics }
+    pub fn new(metrics: Rc<CoreMetrics>, timers: Rc<Timers>) -> Self {
+        Self { pools: RefCell::default(), shared: RefCell::default(), timers, metrics }
+    }
+
+    /// The connections of HTTP/2 to `endpoint`.
+    pub fn shared_of(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        service: ServiceLabel,
+        limits: ClientLimits,
+        idle_timeout: Millis,
+    ) -> Rc<h2::Pool> {
+        let mut pools = self.shared.borrow_mut();
+        let entry = pools.entry(endpoint.id()).or_insert_with(|| SharedPool {
+            pool: h2::Pool::new(endpoint, service, &self.metrics, &self.timers, limits),
+            idle_timeout,
+        });
+        entry.idle_timeout = idle_timeout;
+        entry.pool.set_limits(limits);
+        Rc::clone(&entry.pool)
     }
 
     /// The connections to `endpoint`. Those that were made with another `tls` are let go of.
@@ -106,6 +136,13 @@ impl Pools {
             }
             keep
         });
+        self.shared.borrow_mut().retain(|id, entry| {
+            let keep = wanted.contains(id);
+            if !keep {
+                entry.pool.clear();
+            }
+            keep
+        });
     }
 
     /// Closes connections that have been idle for too long or that the pod has closed.
@@ -113,6 +150,9 @@ impl Pools {
         let now = clock::now();
         for pool in self.pools.borrow().values() {
             pool.sweep(now);
+        }
+        for entry in self.shared.borrow().values() {
+            entry.pool.sweep(now, entry.idle_timeout);
         }
     }
 }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use http::HeaderMap;
 
 /// First read of a head, and the smallest of a body; most heads fit.
-pub(super) const SMALL_READ: usize = 4 * 1024;
+pub(crate) const SMALL_READ: usize = 4 * 1024;
 /// Largest read of a body. Bigger reads save system calls on big bodies.
 const LARGEST_READ: usize = 256 * 1024;
 /// A head that came whole is counted from here on: one with fair cookies may wait long for its answer.
@@ -95,11 +95,11 @@ pub fn keep_fields(mut fields: HeaderMap) {
 
 /// A body under way.
 #[derive(Debug)]
-pub(super) struct Stream(());
+pub(crate) struct Stream(());
 
 impl Stream {
     /// One more.
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         STREAMS.set(STREAMS.get() + 1);
         Self(())
     }
@@ -112,12 +112,12 @@ impl Drop for Stream {
 }
 
 /// The largest read that a body is worth now.
-pub(super) fn read_limit() -> usize {
+pub(crate) fn read_limit() -> usize {
     (BUDGETS.get().bodies / STREAMS.get().max(1)).clamp(SMALL_READ, LARGEST_READ)
 }
 
 /// Doubles while reads fill what they were given, and shrinks again slowly.
-pub(super) fn next_read_size(size: usize, read: usize) -> usize {
+pub(crate) fn next_read_size(size: usize, read: usize) -> usize {
     if read >= size {
         (size * 2).min(read_limit())
     } else if read < size / 4 {
@@ -129,22 +129,22 @@ pub(super) fn next_read_size(size: usize, read: usize) -> usize {
 
 /// What one connection's head takes of the budget.
 #[derive(Debug, Default)]
-pub(super) struct HeadShare(usize);
+pub(crate) struct HeadShare(usize);
 
 impl HeadShare {
     /// Lets a head that is still coming grow to `bytes`; `false` when too many others are that large.
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         self.set(if bytes > SMALL_READ { bytes } else { 0 })
     }
 
     /// A head of so many bytes is whole, and kept until its answer is sent.
-    pub(super) fn settle(&mut self, bytes: usize) {
+    pub(crate) fn settle(&mut self, bytes: usize) {
         // Never more than it had while it grew.
         let _ = self.set(if bytes > COMMON_HEAD { bytes.min(self.0) } else { 0 });
     }
 
     /// The head is gone.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         let _ = self.set(0);
     }
 

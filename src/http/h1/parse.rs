@@ -321,7 +321,8 @@ pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<HeaderMap, &'static
     Ok(headers)
 }
 
-fn is_allowed_trailer(name: &HeaderName) -> bool {
+/// Whether a trailer section may have that field.
+pub fn is_allowed_trailer(name: &HeaderName) -> bool {
     !matches!(
         *name,
         header::CONTENT_LENGTH
@@ -606,7 +607,7 @@ impl Connection {
 }
 
 /// Digits and nothing else; a list, even of equal numbers, is refused.
-fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     // 19 digits always fit into 64 bits.
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return None;

@@ -200,6 +200,40 @@ impl ServerConn {
         .await
     }
 
+    /// Whether what has come begins with `start`, or with a part of it.
+    pub fn begins_with(&self, start: &[u8]) -> bool {
+        let state = self.state.borrow();
+        let known = state.buf.len().min(start.len());
+        state.buf[..known] == start[..known]
+    }
+
+    /// Reads until it is known whether what comes begins with `start`.
+    pub async fn read_start(&self, start: &[u8]) -> bool {
+        std::future::poll_fn(|cx| {
+            loop {
+                if !self.begins_with(start) {
+                    return Poll::Ready(false);
+                }
+                let state = &mut *self.state.borrow_mut();
+                if state.buf.len() >= start.len() {
+                    return Poll::Ready(true);
+                }
+                state.buf.reserve(SMALL_READ);
+                match ready!(self.io.poll_read(cx, &mut state.buf)) {
+                    Ok(0) | Err(_) => return Poll::Ready(false),
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// The socket and what was read of it, for another protocol; `None` while a body of this one is in use.
+    pub fn into_parts(conn: Rc<Self>) -> Option<(Io, BytesMut)> {
+        let Self { io, state, .. } = Rc::try_unwrap(conn).ok()?;
+        Some((io, state.into_inner().buf))
+    }
+
     /// Whether bytes of a next request are here already.
     pub fn has_more(&self) -> bool {
         !self.state.borrow().buf.is_empty()

@@ -17,8 +17,8 @@ use crate::telemetry::metrics::Shared;
 use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
-    LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol, RetryReason, Series, ServiceLabel,
-    SpillTo, StickyOutcome, TimeoutKind,
+    Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol,
+    RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -52,6 +52,8 @@ pub(super) enum Figure {
     Spill,
     Failover,
     Mirror,
+    Http2Flood,
+    Http2Reset,
 }
 
 /// Figure, number of the name, number of the enum's value.
@@ -231,6 +233,16 @@ impl CoreMetrics {
     /// Counts what became of a copy for a mirror.
     pub fn mirrored(&self, service: ServiceLabel, outcome: MirrorOutcome) {
         self.small((Figure::Mirror, service.0, outcome as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a connection of HTTP/2 that went over a bound and was ended.
+    pub fn http2_flood(&self, entry_point: EntryPointLabel, flood: Http2Flood) {
+        self.small((Figure::Http2Flood, entry_point.0, flood as u8), |cell| cell.add(1));
+    }
+
+    /// Counts a stream of HTTP/2 that was reset by the proxy.
+    pub fn http2_reset(&self, entry_point: EntryPointLabel, code: Http2Reset) {
+        self.small((Figure::Http2Reset, entry_point.0, code as u8), |cell| cell.add(1));
     }
 
     fn small(&self, key: SmallKey, write: impl FnOnce(&Cell)) {

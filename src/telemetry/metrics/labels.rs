@@ -297,6 +297,72 @@ labels! {
     }
 }
 
+labels! {
+    /// Which bound on HTTP/2 a client went over; its connection was ended.
+    Http2Flood {
+        /// RST_STREAM frames.
+        Resets => "resets",
+        /// Streams reset before they were looked at (CVE-2023-44487).
+        PendingResets => "pending_resets",
+        /// Streams that the client made the proxy reset (CVE-2025-8671).
+        LocalResets => "local_resets",
+        /// SETTINGS frames.
+        Settings => "settings",
+        /// PING frames.
+        Pings => "pings",
+        /// PRIORITY frames and unknown ones.
+        Priorities => "priorities",
+        /// Frames without a byte that end nothing.
+        EmptyFrames => "empty_frames",
+        /// DATA frames that are small beyond reason.
+        SmallData => "small_data",
+        /// WINDOW_UPDATE frames.
+        WindowUpdates => "window_updates",
+        /// CONTINUATION frames of one field block.
+        Continuations => "continuations",
+        /// Fields that unpack to far more than is allowed.
+        HeaderList => "header_list",
+    }
+}
+
+labels! {
+    /// The code of an RST_STREAM that the proxy sent to a client (RFC 9113 §7).
+    Http2Reset {
+        /// The answer is whole, the rest of the request is not wanted.
+        NoError => "no_error",
+        /// The client broke the protocol.
+        ProtocolError => "protocol_error",
+        /// The answer broke off.
+        InternalError => "internal_error",
+        /// The client went over a window.
+        FlowControlError => "flow_control_error",
+        /// The client sent on a stream that had ended.
+        StreamClosed => "stream_closed",
+        /// More streams than are allowed.
+        RefusedStream => "refused_stream",
+        /// The exchange was given up.
+        Cancel => "cancel",
+        /// Any other.
+        Other => "other",
+    }
+}
+
+impl Http2Reset {
+    /// The label of a code.
+    pub fn of(code: u32) -> Self {
+        match code {
+            0 => Self::NoError,
+            1 => Self::ProtocolError,
+            2 => Self::InternalError,
+            3 => Self::FlowControlError,
+            5 => Self::StreamClosed,
+            7 => Self::RefusedStream,
+            8 => Self::Cancel,
+            _ => Self::Other,
+        }
+    }
+}
+
 macro_rules! index {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*

@@ -28,8 +28,8 @@ pub use crate::telemetry::metrics::core::CoreMetrics;
 pub use crate::telemetry::metrics::declared::{Kind, Metric};
 pub use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
-    LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol, RetryReason, Series, ServiceLabel,
-    SpillTo, StickyOutcome, TimeoutKind,
+    Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome, Protocol,
+    RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 pub use crate::telemetry::metrics::page::CONTENT_TYPE;
 

@@ -9,8 +9,8 @@ use foldhash::fast::RandomState;
 use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
-    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, LimitDecision,
-    MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
+    CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, Http2Flood, Http2Reset,
+    LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -86,6 +86,18 @@ const SMALL: &[SmallFamily] = &[
         figure: Figure::Handshaking,
         name: Some(("entrypoint", Kindred::EntryPoint)),
         word: None,
+    },
+    SmallFamily {
+        metric: declared::HTTP2_FLOODS,
+        figure: Figure::Http2Flood,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: Some(("kind", |value| Http2Flood::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::HTTP2_RESETS,
+        figure: Figure::Http2Reset,
+        name: Some(("entrypoint", Kindred::EntryPoint)),
+        word: Some(("code", |value| Http2Reset::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::UPSTREAM_CONNECTS,

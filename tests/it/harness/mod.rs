@@ -4,6 +4,8 @@
 //! [`eventually`] asks until it has.
 
 pub mod client;
+pub mod frames;
+pub mod h2;
 pub mod load;
 pub mod origin;
 pub mod proxy;

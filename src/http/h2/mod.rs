@@ -1,0 +1,39 @@
+//! HTTP/2 on the wire (RFC 9113), both sides: streams of clients and streams to pods.
+//!
+//! Frames, HPACK and flow control are the `h2` crate's. What stands here is what an edge adds to it: requests read
+//! as strictly as those of HTTP/1, windows that open only as the other side takes the bytes, and a watch over
+//! every frame, so that each kind of flood has a limit and a name.
+
+pub mod client;
+pub mod limits;
+mod outflow;
+pub mod request;
+pub mod server;
+pub mod watch;
+pub mod wire;
+
+/// What a client that knows it speaks HTTP/2 begins with (RFC 9113 §3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether a trailer section has nothing that this hop keeps; see [`crate::http::h1::parse::is_allowed_trailer`].
+fn allowed_trailers(mut trailers: http::HeaderMap) -> http::HeaderMap {
+    let forbidden: Vec<_> =
+        trailers.keys().filter(|name| !crate::http::h1::parse::is_allowed_trailer(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+/// Takes out what is about a connection and not about a message (RFC 9113 §8.2.2).
+fn strip_connection_fields(headers: &mut http::HeaderMap) {
+    use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    if headers.get(TE).is_some_and(|value| value != "trailers") {
+        headers.remove(TE);
+    }
+}

@@ -1,0 +1,404 @@
+//! Connections of HTTP/2 to pods: a few for each endpoint and core, shared by many requests.
+//!
+//! A connection is used until the pod says GOAWAY, dies, or does not answer a PING; what is under way on it may
+//! end, new requests go to another one. Requests that come while one is being made wait for it rather than make
+//! one each.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::Ping;
+use h2::client::{ResponseFuture, SendRequest};
+
+use crate::common::clock::{self, Millis};
+use crate::common::timer::{Slot, Timers};
+use crate::endpoint::Endpoint;
+use crate::http::error::ProxyError;
+use crate::http::h1::io::Io;
+use crate::http::h2::client::{self, Lease};
+use crate::http::h2::limits::ClientLimits;
+use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
+
+/// Connections of one core to one endpoint.
+#[derive(Debug)]
+pub struct Pool {
+    endpoint: Arc<Endpoint>,
+    service: ServiceLabel,
+    metrics: Rc<CoreMetrics>,
+    timers: Rc<Timers>,
+    conns: RefCell<Vec<Rc<Conn>>>,
+    attempt: RefCell<Option<Rc<Attempt>>>,
+    limits: Cell<ClientLimits>,
+    retired: Cell<bool>,
+}
+
+/// One connection.
+struct Conn {
+    send: RefCell<SendRequest<Bytes>>,
+    state: Rc<ConnState>,
+    active: Cell<u32>,
+    served: Cell<u64>,
+    idle_since: Cell<Millis>,
+    /// It is among the idle ones of the gauge.
+    counted: Cell<bool>,
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("active", &self.active)
+            .field("served", &self.served)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the connection's task tells.
+#[derive(Debug, Default)]
+struct ConnState {
+    dead: Cell<bool>,
+}
+
+/// A connection that is being made.
+#[derive(Debug, Default)]
+struct Attempt {
+    outcome: Cell<Option<Outcome>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// How that ended, for those who waited.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// There is one more, or nobody makes it any longer.
+    LookAgain,
+    Failed(io::ErrorKind),
+    TimedOut,
+}
+
+/// A place on a connection that was there, or on a new one.
+#[derive(Debug)]
+pub struct Place {
+    conn: Rc<Conn>,
+    pool: Rc<Pool>,
+    reused: bool,
+}
+
+impl Place {
+    /// Whether the connection was there before.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let conn = &self.conn;
+        conn.active.set(conn.active.get() - 1);
+        if conn.active.get() == 0 {
+            conn.idle_since.set(clock::recent());
+            if !self.pool.retired.get() && !conn.is_dead() {
+                conn.counted.set(true);
+                self.pool.metrics.pool_idle_added(self.pool.service);
+            }
+        }
+    }
+}
+
+impl Lease for Place {
+    fn open(
+        &self,
+        request: http::Request<()>,
+        ends: bool,
+    ) -> Result<(ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
+        let opened = client::open(&mut self.conn.send.borrow_mut(), request, ends);
+        match &opened {
+            Ok(_) => self.conn.served.set(self.conn.served.get() + 1),
+            Err(_) => self.conn.state.dead.set(true),
+        }
+        opened
+    }
+
+    fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    fn is_tls(&self) -> bool {
+        false
+    }
+}
+
+impl Conn {
+    /// Whether it takes no more requests: gone, or told to go.
+    fn is_dead(&self) -> bool {
+        if self.state.dead.get() {
+            return true;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let dead = matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)));
+        if dead {
+            self.state.dead.set(true);
+        }
+        dead
+    }
+
+    fn has_room(&self, limits: &ClientLimits) -> bool {
+        let theirs = u32::try_from(self.send.borrow().current_max_send_streams()).unwrap_or(u32::MAX);
+        self.active.get() < theirs.min(limits.max_concurrent_streams)
+    }
+}
+
+impl Pool {
+    /// No connections yet.
+    pub fn new(
+        endpoint: &Arc<Endpoint>,
+        service: ServiceLabel,
+        metrics: &Rc<CoreMetrics>,
+        timers: &Rc<Timers>,
+        limits: ClientLimits,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            endpoint: Arc::clone(endpoint),
+            service,
+            metrics: Rc::clone(metrics),
+            timers: Rc::clone(timers),
+            conns: RefCell::default(),
+            attempt: RefCell::default(),
+            limits: Cell::new(limits),
+            retired: Cell::new(false),
+        })
+    }
+
+    /// Takes other limits, for connections to come.
+    pub fn set_limits(&self, limits: ClientLimits) {
+        self.limits.set(limits);
+    }
+
+    /// A place for one request: on a connection with room, or (also for `Fresh::Only`) on a new one.
+    ///
+    /// # Errors
+    /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`].
+    pub async fn place(
+        self: &Rc<Self>,
+        fresh: Fresh,
+        slot: &Slot,
+        until: Millis,
+    ) -> Result<Place, ProxyError> {
+        let mut fresh = fresh;
+        loop {
+            if fresh == Fresh::No
+                && let Some(place) = self.take()
+            {
+                return Ok(place);
+            }
+            let under_way = self.attempt.borrow().clone();
+            let Some(attempt) = under_way else { return self.connect(slot, until).await };
+            // Whatever comes of it is new.
+            fresh = Fresh::No;
+            let outcome = poll_fn(|cx| match attempt.outcome.get() {
+                Some(outcome) => Poll::Ready(Some(outcome)),
+                None => {
+                    attempt.waiting.borrow_mut().push(cx.waker().clone());
+                    slot.poll_at(cx, until).map(|()| None)
+                }
+            })
+            .await;
+            slot.clear();
+            let endpoint = self.endpoint.text();
+            match outcome {
+                Some(Outcome::LookAgain) => {}
+                Some(Outcome::Failed(kind)) => {
+                    return Err(ProxyError::Connect { endpoint, cause: kind.into() });
+                }
+                Some(Outcome::TimedOut) | None => return Err(ProxyError::ConnectTimeout { endpoint }),
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>) -> Option<Place> {
+        self.drop_dead();
+        let limits = self.limits.get();
+        let conns = self.conns.borrow();
+        let conn = conns.iter().find(|conn| conn.has_room(&limits))?;
+        let reused = conn.served.get() > 0;
+        Some(self.place_on(conn, reused))
+    }
+
+    fn place_on(self: &Rc<Self>, conn: &Rc<Conn>, reused: bool) -> Place {
+        if conn.counted.replace(false) {
+            self.metrics.pool_idle_removed(self.service);
+        }
+        conn.active.set(conn.active.get() + 1);
+        Place { conn: Rc::clone(conn), pool: Rc::clone(self), reused }
+    }
+
+    fn drop_dead(&self) {
+        self.conns.borrow_mut().retain(|conn| {
+            let dead = conn.is_dead();
+            if dead {
+                self.forget(conn);
+            }
+            !dead
+        });
+    }
+
+    fn forget(&self, conn: &Conn) {
+        if conn.counted.replace(false) {
+            self.metrics.pool_idle_removed(self.service);
+        }
+    }
+
+    async fn connect(self: &Rc<Self>, slot: &Slot, until: Millis) -> Result<Place, ProxyError> {
+        let attempt = Rc::new(Attempt::default());
+        *self.attempt.borrow_mut() = Some(Rc::clone(&attempt));
+        // Whoever makes it may be cancelled; then another one does.
+        let _end = EndOfAttempt { pool: self, attempt: &attempt };
+        let io = match super::connect(&self.endpoint, slot, until).await {
+            Ok(stream) => Io::new(stream),
+            Err(error) => {
+                attempt.outcome.set(Some(match &error {
+                    ProxyError::Connect { cause, .. } => Outcome::Failed(cause.kind()),
+                    _ => Outcome::TimedOut,
+                }));
+                return Err(error);
+            }
+        };
+        let limits = self.limits.get();
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_concurrent_streams(0)
+            .enable_push(false)
+            .max_send_buffer_size(256 * 1024);
+        let (send, connection) = match slot.within(until, builder.handshake::<_, Bytes>(io)).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => {
+                let cause = error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+                attempt.outcome.set(Some(Outcome::Failed(cause.kind())));
+                return Err(ProxyError::Connect { endpoint: self.endpoint.text(), cause });
+            }
+            Err(_) => {
+                attempt.outcome.set(Some(Outcome::TimedOut));
+                return Err(ProxyError::ConnectTimeout { endpoint: self.endpoint.text() });
+            }
+        };
+        let state = Rc::new(ConnState::default());
+        tokio::task::spawn_local(drive(connection, Rc::clone(&state), self.timers.slot(), limits));
+        let conn = Rc::new(Conn {
+            send: RefCell::new(send),
+            state,
+            active: Cell::new(0),
+            served: Cell::new(0),
+            idle_since: Cell::new(clock::recent()),
+            counted: Cell::new(false),
+        });
+        let place = self.place_on(&conn, false);
+        if !self.retired.get() {
+            self.conns.borrow_mut().push(conn);
+        }
+        Ok(place)
+    }
+
+    /// Closes connections that nobody has used for so long, and those that are dead.
+    pub fn sweep(&self, now: Millis, idle_timeout: Millis) {
+        self.drop_dead();
+        self.conns.borrow_mut().retain(|conn| {
+            let old =
+                conn.active.get() == 0 && idle_timeout > 0 && now >= conn.idle_since.get() + idle_timeout;
+            if old {
+                self.forget(conn);
+            }
+            !old
+        });
+    }
+
+    /// Lets go of every connection; what is under way on them may end.
+    pub fn clear(&self) {
+        self.retired.set(true);
+        for conn in self.conns.take() {
+            self.forget(&conn);
+        }
+    }
+}
+
+/// Whether a connection that was there may be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fresh {
+    /// Any.
+    No,
+    /// The last one turned out to be dead.
+    Only,
+}
+
+struct EndOfAttempt<'a> {
+    pool: &'a Pool,
+    attempt: &'a Attempt,
+}
+
+impl Drop for EndOfAttempt<'_> {
+    fn drop(&mut self) {
+        *self.pool.attempt.borrow_mut() = None;
+        if self.attempt.outcome.get().is_none() {
+            self.attempt.outcome.set(Some(Outcome::LookAgain));
+        }
+        for waker in self.attempt.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Runs a connection until it ends; asks from time to time whether it lives, if it shall.
+async fn drive(
+    mut connection: h2::client::Connection<Io, Bytes>,
+    state: Rc<ConnState>,
+    slot: Slot,
+    limits: ClientLimits,
+) {
+    let mut pings = connection.ping_pong().filter(|_| limits.read_idle_timeout > 0);
+    let mut asked: Option<Millis> = None;
+    let mut quiet_since = clock::recent();
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection of HTTP/2 to a pod ended");
+            }
+            return Poll::Ready(());
+        }
+        let Some(pings) = &mut pings else { return Poll::Pending };
+        loop {
+            match asked {
+                Some(since) => {
+                    if pings.poll_pong(cx).is_ready() {
+                        asked = None;
+                        quiet_since = clock::now();
+                        continue;
+                    }
+                    let at = since + limits.ping_timeout;
+                    if limits.ping_timeout == 0 || slot.poll_at(cx, at).is_pending() {
+                        return Poll::Pending;
+                    }
+                    tracing::debug!("a pod does not answer a PING");
+                    return Poll::Ready(());
+                }
+                None => {
+                    if slot.poll_at(cx, quiet_since + limits.read_idle_timeout).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if pings.send_ping(Ping::opaque()).is_err() {
+                        return Poll::Ready(());
+                    }
+                    asked = Some(clock::now());
+                    // The codec writes it when it is asked again.
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+    })
+    .await;
+    state.dead.set(true);
+}
