@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::clock::Millis;
 
 /// A peak EWMA: a sample above the estimate replaces it, others pull it down by their age, and without
-/// samples it falls by half each [`HALF_LIFE`].
+/// samples it falls by half each 7 s.
 ///
 /// So an endpoint that was slow is asked again after a while, and one slow answer is enough to be left alone
 /// meanwhile. Shared by all cores; microseconds in the upper half of the word, milliseconds of the clock in
