@@ -156,7 +156,7 @@ impl Balancer {
     pub fn pick<'a>(&self, set: &'a EndpointSet, ask: &Ask<'_>) -> Option<Picked<'a>> {
         let mut tried = ask.tried;
         if !tried.is_empty() && !leaves_one(set, tried) {
-            if let Some(member) = self.from_reserve(set, tried) {
+            if let Some(member) = self.pick_reserve(set, tried) {
                 return Some(Picked { member, over_bound: false });
             }
             tried = &[];
@@ -176,7 +176,7 @@ impl Balancer {
     }
 
     /// One that gets nothing as long as others do, by its weight.
-    fn from_reserve<'a>(&self, set: &'a EndpointSet, tried: &[EndpointId]) -> Option<&'a Member> {
+    fn pick_reserve<'a>(&self, set: &'a EndpointSet, tried: &[EndpointId]) -> Option<&'a Member> {
         if set.reserve().is_empty() {
             return None;
         }

@@ -933,22 +933,20 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_called_by_its_name() {
         let service = ["http", "services", "api"];
-        let (_, found) = read_at::<ServiceConfig>(
-            &service,
-            "loadBalancer:\n  sticky: {cookie: {}}\n  Passivehealthcheck: {}\n  servers: []\n",
-        );
+        let (_, found) =
+            read_at::<ServiceConfig>(&service, "Middlewares: [a]\nloadBalancer:\n  servers: []\n");
         assert_eq!(
             found,
             [
-                "2:3 [http.services.api.loadBalancer.sticky] sticky is not supported yet (remove it; this version does not have it)",
-                "3:3 [http.services.api.loadBalancer.passiveHealthCheck] the usual spelling of \"Passivehealthcheck\" is \"passiveHealthCheck\"",
+                "1:1 [http.services.api.Middlewares] middlewares is not supported yet (name them in the routers that use the service)",
             ]
         );
-        let (_, found) = read_at::<ServiceConfig>(&service, "loadBalancer: {strategy: hrw}\n");
+        let router = ["http", "routers", "api"];
+        let (_, found) = read_at::<RouterConfig>(&router, "{rule: x, service: a, ruleSyntax: v2}\n");
         assert_eq!(
             found,
             [
-                "1:26 [http.services.api.loadBalancer.strategy] strategy hrw is not supported yet (use wrr or p2c)"
+                "1:35 [http.routers.api.ruleSyntax] ruleSyntax v2 is not supported yet (write the rule in v3's language)"
             ]
         );
     }
@@ -959,7 +957,9 @@ mod tests {
         assert_eq!(read.load_balancer.map(|balancer| balancer.strategy), Some(Strategy::P2c));
         assert_eq!(
             problems::<ServiceConfig>("loadBalancer: {strategy: wr}\n"),
-            ["1:26 [x.loadBalancer.strategy] expected wrr or p2c, found \"wr\" (did you mean \"wrr\"?)"]
+            [
+                "1:26 [x.loadBalancer.strategy] expected wrr, p2c, leastrequests, leasttime, hrw or hash, found \"wr\" (did you mean \"wrr\"?)"
+            ]
         );
     }
 

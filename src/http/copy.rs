@@ -92,7 +92,7 @@ struct Copy {
 impl Copying {
     /// Copies `inner` while it is read, up to `limit` bytes. The receiver has the copy when all of it has been
     /// read; it is closed without one when that will not happen.
-    pub fn new(
+    pub fn begin(
         inner: Body,
         limit: u64,
         room: &Arc<Room>,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn copied(body: Body, limit: u64, room: &Arc<Room>) -> Option<Result<Copied, NotCopied>> {
-        let (mut body, mut copied) = Copying::new(body, limit, room);
+        let (mut body, mut copied) = Copying::begin(body, limit, room);
         read(&mut body);
         copied.try_recv().ok()
     }
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_read_to_its_end_leaves_no_copy_and_no_room() {
         let room = Room::new(100);
-        let (mut body, mut copied) = Copying::new(pieces(), 100, &room);
+        let (mut body, mut copied) = Copying::begin(pieces(), 100, &room);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(body.poll_piece(&mut cx).is_ready());
         assert_eq!(room.held.load(Ordering::Relaxed), 4);

@@ -75,7 +75,7 @@ fn copies(mirroring: &Mirroring, body: &mut Body, count: usize) -> Vec<Copy> {
         }
         _ => {}
     }
-    let (copying, copied) = Copying::new(std::mem::take(body), limit, &mirroring.room);
+    let (copying, copied) = Copying::begin(std::mem::take(body), limit, &mirroring.room);
     *body = copying;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| oneshot::channel()).unzip();
     tokio::task::spawn_local(async move {

@@ -398,10 +398,9 @@ fn the_own_zone_is_preferred_and_another_steps_in() {
     let mut origins =
         [origin().always("a").start(), origin().always("b").start(), origin().always("c").start()];
     let proxy = on(&origins)
-        .with("zone: here")
-        .config(&routed(
+        .config(&format!("zone: here\n{}", routed(
             "    pods: { loadBalancer: { servers: [{ url: \"{a}\", zone: here }, { url: \"{b}\", zone: there }, { url: \"{c}\", zone: there }] } }",
-        ))
+        )))
         .start();
     let mut client = proxy.client("x");
     assert!((0..10).all(|_| client.get("/").expect(200).text() == "a"));
