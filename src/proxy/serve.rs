@@ -69,11 +69,11 @@ fn set_deadlines(exchange: &mut Exchange<'_>, route: &Route, head: &RequestHead)
         && let Some(patience) = head.headers.get(field).and_then(patience)
     {
         exchange.client_deadline = started.saturating_add(patience);
-        exchange.deadline = exchange.deadline.min(exchange.client_deadline);
     }
     if let Some(call) = &exchange.grpc {
-        exchange.deadline = exchange.deadline.min(call.until);
+        exchange.client_deadline = exchange.client_deadline.min(call.until);
     }
+    exchange.deadline = exchange.deadline.min(exchange.client_deadline);
 }
 
 /// How long a client will wait: milliseconds, or a duration with its unit. What is neither, or 0, says nothing.

@@ -227,7 +227,7 @@ fn a_pod_whose_connections_are_cut_is_asked_again_where_that_is_safe() {
 fn a_refused_stream_is_sent_again_with_its_content() {
     let refused = std::sync::atomic::AtomicUsize::new(0);
     let pod = h2_origin(move |request, mut respond| {
-        let refuse = refused.fetch_add(1, std::sync::atomic::Ordering::AcqRel) % 2 == 0;
+        let refuse = refused.fetch_add(1, std::sync::atomic::Ordering::AcqRel).is_multiple_of(2);
         async move {
             if refuse {
                 tokio::time::sleep(Duration::from_millis(50)).await;
