@@ -234,7 +234,7 @@ fn log_micros(latency: Duration) -> u64 {
     whole << 8 | fraction
 }
 
-/// The latency in microseconds whose logarithm is `mean` 256ths; the other way of [`log_micros`].
+/// The latency in microseconds whose logarithm is `mean` 256ths; the other way of `log_micros`.
 pub fn micros_of_log(mean: f64) -> f64 {
     let (whole, fraction) = ((mean / 256.0).floor(), (mean / 256.0).fract());
     whole.exp2() * (1.0 + fraction)
