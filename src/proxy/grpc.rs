@@ -101,6 +101,9 @@ impl Code {
             ProxyError::ClientGone | ProxyError::ClientStalled => Self::Cancelled,
             ProxyError::ResponseHeaderTimeout { .. }
             | ProxyError::ExchangeTimeout
+            | ProxyError::ClientDeadline
+            | ProxyError::AttemptTimeout { .. }
+            | ProxyError::QueueTimeout { .. }
             | ProxyError::IdleTimeout { .. }
             | ProxyError::ClientBodyTimeout => Self::DeadlineExceeded,
             ProxyError::RateLimited(_)

@@ -507,17 +507,18 @@ http:
 }
 
 #[test]
-fn an_interval_lies_between_the_attempts() {
-    let origin = recovering(8);
+fn intervals_lie_between_the_attempts() {
+    let origin = origin().on("/x", |_, peer| peer.respond("503 Service Unavailable", &[], "")).start();
     let proxy = through(
         "retry",
-        r#"retry: { retry: { attempts: 8, status: ["503"], initialInterval: 200ms, maxInterval: 200ms } }"#,
+        r#"retry: { retry: { attempts: 6, status: ["503"], initialInterval: 100ms } }"#,
         &origin,
     );
 
     let since = std::time::Instant::now();
-    proxy.get("a.test", "/x").expect(200);
+    proxy.get("a.test", "/x").expect(503);
 
-    // Seven pauses, each anything up to 200 ms: together they are shorter once in half a million times.
-    assert!(since.elapsed() >= Duration::from_millis(100), "after {:?}", since.elapsed());
+    // Each is drawn from 0 up to a bound that grows: five of them come to so little once in ten million times.
+    assert!(since.elapsed() >= Duration::from_millis(20), "after {:?}", since.elapsed());
+    assert_eq!(origin.hits(), 6);
 }
