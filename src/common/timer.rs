@@ -257,6 +257,30 @@ pub async fn either<A: Future, B: Future<Output = A::Output>>(first: A, second: 
     .await
 }
 
+/// A time limit of so many milliseconds; 0 is none.
+pub fn limit(millis: Millis) -> Option<Duration> {
+    (millis != 0).then(|| Duration::from_millis(millis))
+}
+
+/// Since when a wait lasts that progress ends. The clock is read once a wait.
+#[derive(Debug, Default)]
+pub struct Wait {
+    since: Option<Millis>,
+}
+
+impl Wait {
+    /// Something has moved.
+    pub fn progress(&mut self) {
+        self.since = None;
+    }
+
+    /// When nothing has moved for `idle` milliseconds; 0 for ever.
+    pub fn at(&mut self, idle: Millis) -> Millis {
+        let since = *self.since.get_or_insert_with(clock::now);
+        if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::pending;

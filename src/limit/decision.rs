@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::quota::{Nanos, Quota};
+use super::quota::{Nanos, Quota, Take};
 
 /// Windows of one limit. Each costs a look-up for every request; more than these are a mistake.
 pub const MAX_WINDOWS: usize = 8;
@@ -61,6 +61,36 @@ pub struct Decision {
 impl Decision {
     /// The wait of what costs more than a bucket holds.
     pub const NEVER: Nanos = Nanos::MAX;
+
+    /// What is said before any window was looked at.
+    pub(super) const OPEN: Self = Self { allowed: true, wait: 0, remaining: u64::MAX, reset: 0, window: 0 };
+
+    /// Takes one more window into account: the bucket's state `full_at`, and what `take` would make of it.
+    pub(super) fn weigh(&mut self, index: usize, quota: &Quota, full_at: u128, take: &Take, now: Nanos) {
+        let lacks = !quota.bears(take.lacking);
+        if lacks && self.allowed {
+            // Only those that refuse count from now on.
+            *self = Self { allowed: false, wait: 0, ..*self };
+        }
+        let wait = match take.lacking {
+            0 => 0,
+            u128::MAX => Self::NEVER,
+            lacking => quota.refill_time(lacking),
+        };
+        let spent = if self.allowed { take.spent } else { quota.spent(full_at, now) };
+        let remaining = quota.left(spent);
+        let tighter = if self.allowed {
+            index == 0 || remaining < self.remaining
+        } else {
+            lacks && (wait > self.wait || self.wait == 0)
+        };
+        if tighter {
+            *self = Self { remaining, reset: quota.refill_time(spent), window: index, ..*self };
+        }
+        if self.allowed || lacks {
+            self.wait = self.wait.max(wait);
+        }
+    }
 }
 
 /// What was taken from the buckets of a request, so that it can be given back.

@@ -308,7 +308,7 @@ impl LocalLimit {
     fn run(&self, now: Nanos, key: LimitKey, cost: u64, mut note: impl FnMut(u128)) -> Decision {
         let windows = self.limit.windows();
         let mut takes = [None::<(Option<Place>, Take)>; MAX_WINDOWS];
-        let mut decision = Decision { allowed: true, wait: 0, remaining: u64::MAX, reset: 0, window: 0 };
+        let mut decision = Decision::OPEN;
         let mut shard = self.store.shard(key).lock();
         for (index, window) in windows.iter().enumerate() {
             let quota = &window.quota;
@@ -323,30 +323,7 @@ impl LocalLimit {
                 full_at
             });
             let take = quota.take(full_at, cost, now);
-            let lacks = !quota.bears(take.lacking);
-            if lacks && decision.allowed {
-                // Only those that refuse count from now on.
-                decision = Decision { allowed: false, wait: 0, ..decision };
-            }
-            let wait = match take.lacking {
-                0 => 0,
-                u128::MAX => Decision::NEVER,
-                lacking => quota.refill_time(lacking),
-            };
-            let spent = if decision.allowed { take.spent } else { quota.spent(full_at, now) };
-            let remaining = quota.left(spent);
-            let tighter = if decision.allowed {
-                index == 0 || remaining < decision.remaining
-            } else {
-                lacks && (wait > decision.wait || decision.wait == 0)
-            };
-            if tighter {
-                let reset = quota.refill_time(spent);
-                decision = Decision { remaining, reset, window: index, ..decision };
-            }
-            if decision.allowed || lacks {
-                decision.wait = decision.wait.max(wait);
-            }
+            decision.weigh(index, quota, full_at, &take, now);
             takes[index] = Some((place, take));
         }
         if !decision.allowed {

@@ -80,11 +80,6 @@ impl Stores {
     pub fn rates(&self) -> impl Iterator<Item = (&str, &Arc<Store>)> {
         self.used.rate.iter().map(|(name, store)| (&**name, store))
     }
-
-    /// Every in-flight limit's counts, likewise.
-    pub fn in_flights(&self) -> impl Iterator<Item = (&str, &Arc<InFlight>)> {
-        self.used.in_flight.iter().map(|(name, counts)| (&**name, counts))
-    }
 }
 
 fn pick<T>(

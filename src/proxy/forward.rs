@@ -24,7 +24,7 @@ use super::retry::client_error;
 use crate::balance;
 use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
-use crate::common::timer::{Slot, deadline};
+use crate::common::timer::{Slot, deadline, limit};
 use crate::endpoint::lobby::Ticket;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
@@ -411,7 +411,7 @@ async fn way_to(
     let core = exchange.core;
     let transport = &balanced.transport;
     let overall = exchange.deadline.min(over);
-    let until = || overall.min(deadline(clock::now(), super::serve::duration(dial)));
+    let until = || overall.min(deadline(clock::now(), limit(dial)));
     let made = match endpoint.url().scheme() {
         Scheme::Http | Scheme::Https => {
             let limits =

@@ -8,7 +8,7 @@ use super::exchange::Exchange;
 use super::{breaker, forward, limit, respond, retry};
 use crate::common::clock;
 use crate::common::importance::Importance;
-use crate::common::timer::deadline;
+use crate::common::timer::{deadline, limit};
 use crate::common::units::HumanDuration;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
@@ -64,7 +64,7 @@ fn guard(exchange: &mut Exchange<'_>, route: &Route) -> Result<(), ProxyError> {
 fn set_deadlines(exchange: &mut Exchange<'_>, route: &Route, head: &RequestHead) {
     let timeouts = &route.timeouts;
     let started = clock::to_millis(exchange.links.now);
-    exchange.deadline = deadline(started, timeouts.request.and_then(duration));
+    exchange.deadline = deadline(started, timeouts.request.and_then(limit));
     if let Some(field) = &timeouts.deadline_header
         && let Some(patience) = head.headers.get(field).and_then(patience)
     {
@@ -84,11 +84,6 @@ fn patience(value: &HeaderValue) -> Option<clock::Millis> {
         Err(_) => clock::millis(text.parse::<HumanDuration>().ok()?.0),
     };
     (patience > 0).then_some(patience)
-}
-
-/// A limit of so many milliseconds; 0 is none.
-pub(super) fn duration(millis: clock::Millis) -> Option<std::time::Duration> {
-    (millis != 0).then(|| std::time::Duration::from_millis(millis))
 }
 
 /// Brings the head into the one form that both the router and the pod see, and finds its router.

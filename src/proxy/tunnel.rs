@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::common::clock::{self, Millis};
-use crate::common::timer::Slot;
+use crate::common::clock::Millis;
+use crate::common::timer::{Slot, Wait};
 use crate::http::h1::io::Io;
 
 /// What one direction holds at most.
@@ -49,27 +50,43 @@ pub async fn run(
 ) -> Tunnelled {
     let mut up = Direction { buf: client_first, eof: false, done: false, moved: 0 };
     let mut down = Direction { buf: pod_first, eof: false, done: false, moved: 0 };
-    let mut moved = u64::MAX;
-    let mut since = 0;
+    let end = watch(slot, idle, |cx| {
+        up.poll(client, pod, cx)?;
+        down.poll(pod, client, cx)?;
+        Ok(Progress { moved: up.moved + down.moved, done: up.done && down.done })
+    })
+    .await;
+    Tunnelled { up: up.moved, down: down.moved, end }
+}
+
+/// How far both directions of a tunnel are.
+struct Progress {
+    moved: u64,
+    done: bool,
+}
+
+/// Lets both directions go on with `step` until they are done, one breaks, or nothing has moved for `idle`.
+async fn watch(
+    slot: &Slot,
+    idle: Millis,
+    mut step: impl FnMut(&mut Context<'_>) -> io::Result<Progress>,
+) -> TunnelEnd {
+    let mut moved = 0;
+    let mut wait = Wait::default();
     let end = poll_fn(|cx| {
-        let result = up.poll(client, pod, cx).and_then(|()| down.poll(pod, client, cx));
-        if result.is_err() {
-            return Poll::Ready(TunnelEnd::Broken);
-        }
-        if up.done && down.done {
+        let Ok(progress) = step(cx) else { return Poll::Ready(TunnelEnd::Broken) };
+        if progress.done {
             return Poll::Ready(TunnelEnd::Closed);
         }
-        let total = up.moved + down.moved;
-        if total != moved {
-            moved = total;
-            since = clock::now();
+        if progress.moved != moved {
+            moved = progress.moved;
+            wait.progress();
         }
-        let at = if idle == 0 { Millis::MAX } else { since + idle };
-        slot.poll_at(cx, at).map(|()| TunnelEnd::Idle)
+        slot.poll_at(cx, wait.at(idle)).map(|()| TunnelEnd::Idle)
     })
     .await;
     slot.clear();
-    Tunnelled { up: up.moved, down: down.moved, end }
+    end
 }
 
 struct Direction {
@@ -122,7 +139,7 @@ pub fn websocket_fields(headers: &mut HeaderMap, random: u64, more: u64) -> Stri
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random.to_be_bytes());
     bytes[8..].copy_from_slice(&more.to_be_bytes());
-    let key = base64(&bytes);
+    let key = BASE64_STANDARD.encode(bytes);
     if let Ok(value) = HeaderValue::try_from(&key) {
         headers.insert(header::SEC_WEBSOCKET_KEY, value);
     }
@@ -135,26 +152,8 @@ pub fn accepts(headers: &HeaderMap, key: &str) -> bool {
     const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     let text = format!("{key}{GUID}");
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-    let expected = base64(hash.as_ref());
+    let expected = BASE64_STANDARD.encode(hash);
     headers.get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| accept.as_bytes() == expected.as_bytes())
-}
-
-/// RFC 4648 §4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let word = at(0) << 16 | at(1) << 8 | at(2);
-        for place in 0..4 {
-            if place <= group.len() {
-                text.push(char::from(ALPHABET[(word >> (18 - 6 * place) & 63) as usize]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
 }
 
 /// Passes bytes between a client's stream of HTTP/2 and a pod. `pod_first` was read ahead of the switch.
@@ -169,26 +168,12 @@ pub async fn run_on_stream(
 ) -> Tunnelled {
     let mut up = Inward { receive, piece: Bytes::new(), unreleased: 0, eof: false, done: false, moved: 0 };
     let mut down = Outward { send, buf: pod_first, eof: false, done: false, moved: 0 };
-    let mut moved = u64::MAX;
-    let mut since = 0;
-    let end = poll_fn(|cx| {
-        let result = up.poll(pod, cx).and_then(|()| down.poll(pod, cx));
-        if result.is_err() {
-            return Poll::Ready(TunnelEnd::Broken);
-        }
-        if up.done && down.done {
-            return Poll::Ready(TunnelEnd::Closed);
-        }
-        let total = up.moved + down.moved;
-        if total != moved {
-            moved = total;
-            since = clock::now();
-        }
-        let at = if idle == 0 { Millis::MAX } else { since + idle };
-        slot.poll_at(cx, at).map(|()| TunnelEnd::Idle)
+    let end = watch(slot, idle, |cx| {
+        up.poll(pod, cx)?;
+        down.poll(pod, cx)?;
+        Ok(Progress { moved: up.moved + down.moved, done: up.done && down.done })
     })
     .await;
-    slot.clear();
     if !matches!(end, TunnelEnd::Closed) {
         down.send.send_reset(h2::Reason::CANCEL);
     }
@@ -313,13 +298,5 @@ mod tests {
         assert!(accepts(&headers, "dGhlIHNhbXBsZSBub25jZQ=="));
         assert!(!accepts(&headers, "AAAAAAAAAAAAAAAAAAAAAA=="));
         assert!(!accepts(&HeaderMap::new(), "dGhlIHNhbXBsZSBub25jZQ=="));
-    }
-
-    #[test]
-    fn base64_pads_what_is_no_multiple_of_three() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 }

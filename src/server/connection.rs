@@ -7,13 +7,12 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
-use crate::common::timer::{Slot, deadline};
+use crate::common::timer::{Slot, deadline, limit};
 use crate::http::body::{Body, BodyError};
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
@@ -544,10 +543,6 @@ fn may_switch_to(protocol: &[u8]) -> bool {
     let begins =
         |with: &[u8]| protocol.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
     !protocol.is_empty() && !begins(b"h2") && !begins(b"http") && !begins(b"tls")
-}
-
-pub(super) fn limit(millis: Millis) -> Option<Duration> {
-    (millis != 0).then(|| Duration::from_millis(millis))
 }
 
 #[cfg(test)]

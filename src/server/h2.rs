@@ -15,10 +15,10 @@ use h2::server::{Connection, SendResponse};
 use h2::{Ping, Reason, RecvStream};
 use http::{HeaderValue, Method, StatusCode};
 
-use super::connection::{Control, Drain, LINGER, limit, send_failure};
+use super::connection::{Control, Drain, LINGER, send_failure};
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
-use crate::common::timer::{Slot, deadline};
+use crate::common::timer::{Slot, deadline, limit};
 use crate::http::authority::Checked;
 use crate::http::body::Body;
 use crate::http::error::{EndpointText, ProxyError};

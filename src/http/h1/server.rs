@@ -19,7 +19,7 @@ use super::memory::{self, HeadShare, SMALL_READ, Stream, next_read_size};
 use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
 use super::splice::Pipe;
 use crate::common::clock::{self, Millis};
-use crate::common::timer::Slot;
+use crate::common::timer::{Slot, Wait};
 use crate::http::authority::Checked;
 use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
@@ -722,22 +722,5 @@ impl RequestBody {
     /// The next piece; `None` at the end.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         self.conn.poll_body(cx)
-    }
-}
-
-/// When the present wait is over. The clock is read once a wait.
-#[derive(Default)]
-struct Wait {
-    since: Option<Millis>,
-}
-
-impl Wait {
-    fn progress(&mut self) {
-        self.since = None;
-    }
-
-    fn at(&mut self, idle: Millis) -> Millis {
-        let since = *self.since.get_or_insert_with(clock::now);
-        if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
     }
 }

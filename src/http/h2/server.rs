@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::outflow::{Keep, OutError, Outflow, WaitsFor};
 use super::{allowed_trailers, strip_connection_fields};
 use crate::common::clock::{self, Millis};
-use crate::common::timer::Slot;
+use crate::common::timer::{Slot, Wait};
 use crate::http::body::{Body, BodyError};
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::h1::memory::Stream;
@@ -246,23 +246,6 @@ fn break_off(stream: &mut SendStream<Bytes>, error: &SendError, grpc: bool) {
         SendError::Client(_) | SendError::ClientStalled | SendError::Deadline => Reason::CANCEL,
         SendError::Body(_) | SendError::BodyStalled => Reason::INTERNAL_ERROR,
     });
-}
-
-/// Since when the present wait lasts. The clock is read once a wait.
-#[derive(Default)]
-struct Wait {
-    since: Option<Millis>,
-}
-
-impl Wait {
-    fn progress(&mut self) {
-        self.since = None;
-    }
-
-    fn at(&mut self, idle: Millis) -> Millis {
-        let since = *self.since.get_or_insert_with(clock::now);
-        if idle == 0 { Millis::MAX } else { since.saturating_add(idle) }
-    }
 }
 
 /// The content of a request, still on the wire.

@@ -435,33 +435,12 @@ impl Shard {
 /// Missing states are those of full buckets.
 pub(super) fn judge(limit: &Limit, states: &[u128], cost: u64, now: Nanos) -> (Decision, States) {
     let mut after = States::new();
-    let mut decision = Decision { allowed: true, wait: 0, remaining: u64::MAX, reset: 0, window: 0 };
+    let mut decision = Decision::OPEN;
     for (index, window) in limit.windows().iter().enumerate() {
         let quota = &window.quota;
         let state = states.get(index).copied().unwrap_or(0);
         let take = quota.take(state, cost, now);
-        let lacks = !quota.bears(take.lacking);
-        if lacks && decision.allowed {
-            decision = Decision { allowed: false, wait: 0, ..decision };
-        }
-        let wait = match take.lacking {
-            0 => 0,
-            u128::MAX => Decision::NEVER,
-            lacking => quota.refill_time(lacking),
-        };
-        let spent = if decision.allowed { take.spent } else { quota.spent(state, now) };
-        let remaining = quota.left(spent);
-        let tighter = if decision.allowed {
-            index == 0 || remaining < decision.remaining
-        } else {
-            lacks && (wait > decision.wait || decision.wait == 0)
-        };
-        if tighter {
-            decision = Decision { remaining, reset: quota.refill_time(spent), window: index, ..decision };
-        }
-        if decision.allowed || lacks {
-            decision.wait = decision.wait.max(wait);
-        }
+        decision.weigh(index, quota, state, &take, now);
         after.push(take.full_at);
     }
     (decision, after)
