@@ -10,6 +10,7 @@
 //! Memory: [`BYTES_PER_BUCKET`] at the bound; nothing before the first key. Never: the clock.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
@@ -100,6 +101,10 @@ pub struct Store {
     quotas: ArcSwap<Vec<Quota>>,
     /// How many limits use each of them.
     users: Mutex<Vec<usize>>,
+    /// The newest generation whose limits have converted buckets to each of them.
+    converted: Box<[AtomicU32]>,
+    /// Of the limits that are bound from now on.
+    generation: AtomicU32,
     top: Mutex<Top>,
 }
 
@@ -124,8 +129,16 @@ impl Store {
             shards: (0..bound.shards()).map(|_| Padded::default()).collect(),
             quotas: ArcSwap::from_pointee(Vec::new()),
             users: Mutex::default(),
+            converted: (0..MAX_QUOTAS).map(|_| AtomicU32::new(0)).collect(),
+            generation: AtomicU32::new(0),
             top: Mutex::default(),
         }
+    }
+
+    /// Limits that are bound from now on belong to this generation of the configuration: where cores change over
+    /// one after the other, the newer limit decides about a bucket that it has touched.
+    pub fn begin_generation(&self, generation: u32) {
+        self.generation.store(generation, Ordering::Relaxed);
     }
 
     /// Keeps a key that was refused for [`Store::top`]; not when another core is at it, rather than wait.
@@ -195,6 +208,7 @@ impl Store {
                 false => state,
             });
         }
+        self.converted[idle].store(0, Ordering::Relaxed);
         self.quotas.store(Arc::new(quotas));
     }
 
@@ -212,6 +226,7 @@ pub struct LocalLimit {
     limit: Arc<Limit>,
     /// The number of each window's quota.
     numbers: Box<[u8]>,
+    generation: u32,
     /// Sets of one shard.
     most: usize,
 }
@@ -231,7 +246,8 @@ impl LocalLimit {
     /// `None` when the store is used under more than 255 different quotas at once.
     pub fn new(store: Arc<Store>, limit: Arc<Limit>, bound: Bound, now: Nanos) -> Option<Self> {
         let most = bound.sets.div_ceil(store.shards.len()).max(1);
-        let mut bound = Self { store, limit, numbers: Box::default(), most };
+        let generation = store.generation.load(Ordering::Relaxed);
+        let mut bound = Self { store, limit, numbers: Box::default(), generation, most };
         let mut numbers = Vec::with_capacity(bound.limit.windows().len());
         for window in bound.limit.windows() {
             match bound.store.register(window.quota, now) {
@@ -307,24 +323,34 @@ impl LocalLimit {
 
     fn run(&self, now: Nanos, key: LimitKey, cost: u64, mut note: impl FnMut(u128)) -> Decision {
         let windows = self.limit.windows();
-        let mut takes = [None::<(Option<Place>, Take)>; MAX_WINDOWS];
+        let mut takes = [None::<(Option<Place>, u8, Take)>; MAX_WINDOWS];
         let mut decision = Decision::OPEN;
         let mut shard = self.store.shard(key).lock();
         for (index, window) in windows.iter().enumerate() {
-            let quota = &window.quota;
+            let mut quota = &window.quota;
+            let mut number = self.numbers[index];
+            let adopted;
             let place = shard.table.find(tag(key, index));
-            let full_at = place.map_or(0, |place| {
+            let mut full_at = 0;
+            if let Some(place) = place {
                 let state = shard.table.state(place);
-                let full_at = self.full_at(state, index, now);
-                if state.quota != self.numbers[index] {
-                    // Kept although nothing may be taken: what did not fit is forgiven once, not each time.
-                    shard.table.set(place, State { full_at, quota: self.numbers[index] });
+                full_at = state.full_at;
+                if state.quota != number {
+                    if let Some(newer) = self.newer(state) {
+                        adopted = newer;
+                        (quota, number) = (&adopted, state.quota);
+                    } else {
+                        full_at = self.full_at(state, index, now);
+                        // Kept although nothing may be taken: what did not fit is forgiven once, not each time.
+                        shard.table.set(place, State { full_at, quota: number });
+                        self.store.converted[usize::from(number)]
+                            .fetch_max(self.generation, Ordering::Relaxed);
+                    }
                 }
-                full_at
-            });
+            }
             let take = quota.take(full_at, cost, now);
             decision.weigh(index, quota, full_at, &take, now);
-            takes[index] = Some((place, take));
+            takes[index] = Some((place, number, take));
         }
         if !decision.allowed {
             shard.refused += 1;
@@ -340,13 +366,12 @@ impl LocalLimit {
         }
         let mut moved = false;
         for (index, take) in takes.iter().take(windows.len()).enumerate() {
-            let Some((place, take)) = take else { continue };
+            let Some((place, quota, take)) = take else { continue };
             let tag = tag(key, index);
             let place = if moved { shard.table.find(tag) } else { *place };
-            let quota = self.numbers[index];
             let full_at = match place {
                 Some(place) => {
-                    shard.table.set(place, State { full_at: take.full_at, quota });
+                    shard.table.set(place, State { full_at: take.full_at, quota: *quota });
                     take.full_at
                 }
                 None => {
@@ -376,6 +401,15 @@ impl LocalLimit {
         };
         table.set(place, State { full_at, quota: self.numbers[index] });
         full_at
+    }
+
+    /// The quota of a bucket that limits of a newer configuration have taken over already: until this core has
+    /// it too, it counts as they do. To convert to and fro would forgive a debt each time.
+    #[cold]
+    fn newer(&self, state: State) -> Option<Quota> {
+        let number = usize::from(state.quota);
+        let newer = self.store.converted.get(number)?.load(Ordering::Relaxed) > self.generation;
+        if newer { self.store.quotas.load().get(number).copied() } else { None }
     }
 
     /// The state under this limit's quota.

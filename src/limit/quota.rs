@@ -172,21 +172,19 @@ impl Quota {
     }
 
     /// The state under this quota of a bucket that was kept under another one: the tokens that are spent stay
-    /// spent, up to the new size, and a size that has grown fills at the rate. Nothing is won by going to and fro,
-    /// as cores do for a moment while they change over one after the other.
+    /// spent, up to the new size.
     pub(super) fn convert(&self, full_at: u128, from: &Self, now: Nanos) -> u128 {
+        if (self.per_nano, self.token) == (from.per_nano, from.token) {
+            // The same units: only the size differs, and what does not fit into it is forgiven.
+            let most = self.at(now) + self.size + self.slack;
+            return full_at.min(most);
+        }
         let spent = from.spent(full_at, now);
-        let here = |units: u128| {
-            if self.token == from.token {
-                return units;
-            }
-            let (old, new) = (u128::from(from.token), u128::from(self.token));
-            let (whole, part) = (units / old, units % old);
-            // Each factor of the second product is below 2^64.
-            whole.saturating_mul(new).saturating_add((part * new).div_ceil(old))
-        };
-        let grown = if spent > 0 { self.size.saturating_sub(here(from.size)) } else { 0 };
-        self.state(here(spent).saturating_add(grown).min(self.size + self.slack), now)
+        let (old, new) = (u128::from(from.token), u128::from(self.token));
+        let (whole, part) = (spent / old, spent % old);
+        // Each factor of the second product is below 2^64.
+        let spent = whole.saturating_mul(new).saturating_add((part * new).div_ceil(old));
+        self.state(spent.min(self.size + self.slack), now)
     }
 
     /// The state of a newcomer that takes over what another has spent, but has still `tokens` left.

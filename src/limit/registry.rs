@@ -19,6 +19,8 @@ pub type StoreName = Arc<str>;
 pub struct Stores {
     used: Table,
     offered: Table,
+    /// Of the configuration that asks.
+    generation: u32,
     /// What limits use of Redis.
     pub redis: Registry,
 }
@@ -40,20 +42,24 @@ impl Stores {
     #[must_use]
     pub fn after(previous: &Self) -> Self {
         let redis = Registry::after(&previous.redis);
-        Self { used: Table::default(), offered: previous.used.clone(), redis }
+        let generation = previous.generation.wrapping_add(1);
+        Self { used: Table::default(), offered: previous.used.clone(), generation, redis }
     }
 
     /// Lets go of what was not asked for. To be called once everything is compiled, so that a
     /// removed limit frees its memory with the snapshot it belonged to.
     #[must_use]
     pub fn settle(self) -> Self {
-        Self { used: self.used, offered: Table::default(), redis: self.redis.settle() }
+        let redis = self.redis.settle();
+        Self { used: self.used, offered: Table::default(), generation: self.generation, redis }
     }
 
     /// The buckets of this name: those in use under it, else the previous snapshot's, else none yet, in a
     /// store with as many shards as suit `bound`.
     pub fn rate(&mut self, name: &str, bound: Bound) -> Arc<Store> {
-        pick(&mut self.used.rate, &self.offered.rate, name, || Store::new(bound))
+        let store = pick(&mut self.used.rate, &self.offered.rate, name, || Store::new(bound));
+        store.begin_generation(self.generation);
+        store
     }
 
     /// The counts of this name, likewise.
