@@ -3,7 +3,7 @@
 //! # The way of a request
 //!
 //! [`server`] accepts a socket and gives it to the core with the fewest connections; from then on its requests,
-//! timers and connections to pods stay on that core. [`proxy::serve`] reads the whole way from top to bottom:
+//! timers and connections to pods stay on that core. [`tls`] has the certificates. [`proxy::serve`] reads the whole way from top to bottom:
 //! [`http`] reads the head and refuses what is malformed, the [`snapshot`] is loaded once, [`matcher`] finds the
 //! router, the links of its chain ([`middleware`], [`limit`]) edit or answer, [`balance`] picks an [`endpoint`],
 //! [`upstream`] has the connection, and the answer comes back through the same links. Whatever goes wrong is one
