@@ -74,7 +74,8 @@ pub fn json(problems: &Problems) -> String {
     format!("{:#}\n", serde_json::Value::Array(items))
 }
 
-/// One problem in one line, for logs: `edge.yaml:5:7: unknown key "servcie" at http.routers.api.servcie`.
+/// One problem in one line, for logs: `edge.yaml:5:7: unknown key "servcie" at http.routers.api.servcie (did you mean
+/// "service"?)`.
 pub fn line(problem: &Problem) -> String {
     let mut out = String::new();
     if let Some(place) = &problem.place {
@@ -83,6 +84,9 @@ pub fn line(problem: &Problem) -> String {
     out.push_str(&problem.message);
     if !problem.path.steps().is_empty() {
         let _ = write!(out, " at {}", problem.path);
+    }
+    if let Some(hint) = &problem.hint {
+        let _ = write!(out, " ({hint})");
     }
     clean(&out)
 }
