@@ -27,6 +27,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
 use crate::common::timer::{Slot, deadline, limit};
 use crate::endpoint::lobby::Ticket;
+use crate::endpoint::outlier::Passive;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
@@ -162,6 +163,7 @@ pub async fn forward<'a>(
                 return Err(failure.error);
             }
             let reason = match &failure.error {
+                _ if failure.paid => RetryReason::Stalled,
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
                 ProxyError::UpstreamTls { .. } => RetryReason::Tls,
@@ -170,7 +172,7 @@ pub async fn forward<'a>(
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
-            if written {
+            if written && !failure.paid {
                 if !may_retry(exchange, reason) {
                     return Err(failure.error);
                 }
@@ -180,7 +182,7 @@ pub async fn forward<'a>(
             fresh_only = false;
             pause(exchange, balanced).await;
         }
-        if let Some(kind) = timeout_kind(&failure.error) {
+        if let Some(kind) = timeout_kind(&failure.error).filter(|_| !failure.paid) {
             exchange.core.metrics.timed_out(kind);
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
@@ -213,8 +215,7 @@ fn learn(core: usize, balanced: &Balanced, took: Duration) {
 /// Waits before a try at an endpoint that has failed this request already, when there is no other.
 async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
     let interval = balanced.retry_interval;
-    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    if interval == 0 || balance::leaves_any(&balanced.endpoints.load(), &tried) {
+    if interval == 0 || leaves_others(exchange, balanced) {
         return;
     }
     let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
@@ -251,6 +252,8 @@ pub(super) struct Failure {
     stale: bool,
     /// See [`ExchangeError::cut`].
     cut: bool,
+    /// Its endpoint was given up, and the next try is counted already.
+    paid: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
 }
@@ -319,6 +322,7 @@ pub(super) async fn attempt(
                 written: false,
                 stale: false,
                 cut: false,
+                paid: false,
                 crowded,
             });
         }
@@ -333,7 +337,11 @@ pub(super) async fn attempt(
             client.send_interim(status, headers);
         }
     };
+    // What has waited for a silent endpoint goes to another one.
+    let in_vain = || is_in_vain(exchange, balanced, endpoint);
+    let again = repeatable && may_try_again(exchange, balanced);
     let wants = Wants {
+        in_vain: again.then_some(&in_vain),
         upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
         expect_continue: exchange.expects_continue,
         interim: &mut interim,
@@ -357,7 +365,7 @@ pub(super) async fn attempt(
             if balanced.balancer.wants_latency() {
                 observe(endpoint, head.status, took);
             }
-            attempt.end(Outcome::Answered { status: head.status, latency: took });
+            attempt.end(Outcome::of_answer(&head, &body, exchange.grpc.is_some(), took));
             Ok(Answered { response: Response { head, body }, place, took })
         }
         Err(ExchangeError { cause, written, reused, cut, body }) => {
@@ -365,6 +373,7 @@ pub(super) async fn attempt(
                 // As a pod does that is being stopped, and whatever stands before one that is gone.
                 core.suspect(endpoint.id(), Suspicion::Refused);
             }
+            let paid = matches!(cause, ExchangeCause::InVain);
             let endpoint = endpoint.text();
             let error = match cause {
                 ExchangeCause::Closed(cause) => ProxyError::UpstreamClosed { endpoint, cause },
@@ -372,6 +381,7 @@ pub(super) async fn attempt(
                 ExchangeCause::RequestBody(error) => client_error(error),
                 ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
                 ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
+                ExchangeCause::InVain => ProxyError::AttemptTimeout { endpoint },
                 ExchangeCause::Deadline if over < exchange.deadline => {
                     ProxyError::AttemptTimeout { endpoint }
                 }
@@ -382,9 +392,30 @@ pub(super) async fn attempt(
             let stale = reused && closed && !(shared && written);
             attempt.end(if stale { Outcome::Stale } else { Outcome::of(&error) });
             let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, crowded: false })
+            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, paid, crowded: false })
         }
     }
+}
+
+/// Whether there may be one more try.
+fn may_try_again(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
+    exchange.attempts < limit
+}
+
+/// Whether another endpoint could be tried.
+fn leaves_others(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    balance::leaves_any(&balanced.endpoints.load(), &tried)
+}
+
+/// Whether an endpoint has been ejected because it is silent, while another one could answer, within the retry budget.
+fn is_in_vain(exchange: &Exchange<'_>, balanced: &Balanced, endpoint: &Endpoint) -> bool {
+    let set = balanced.endpoints.load();
+    set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::Ejected)
+        && endpoint.ejection().is_some_and(|ejection| ejection.why.is_silence())
+        && leaves_others(exchange, balanced)
+        && balanced.budget.try_retry(clock::now())
 }
 
 /// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
@@ -393,6 +424,10 @@ fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
     let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
     endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
+
+/// How long connecting to one endpoint may take while another one could be tried, which costs nothing: longer than it
+/// takes when one packet is lost (RFC 6298 §2.1); milliseconds.
+const IMPATIENT_DIAL: Millis = 1_250;
 
 /// What an attempt is made on.
 enum Road {
@@ -438,7 +473,12 @@ async fn way_to(
     let core = exchange.core;
     let transport = &balanced.transport;
     let overall = exchange.deadline.min(over);
-    let until = || overall.min(deadline(clock::now(), limit(dial)));
+    let until = || {
+        let impatient = may_try_again(exchange, balanced) && leaves_others(exchange, balanced);
+        let dial =
+            if impatient { if dial == 0 { IMPATIENT_DIAL } else { dial.min(IMPATIENT_DIAL) } } else { dial };
+        overall.min(deadline(clock::now(), limit(dial)))
+    };
     let made = match endpoint.url().scheme() {
         Scheme::Http | Scheme::Https => {
             let limits =

@@ -15,10 +15,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Ping;
 use h2::client::{ResponseFuture, SendRequest};
+use http::HeaderMap;
 
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
 use crate::endpoint::Endpoint;
+use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
@@ -129,6 +131,18 @@ impl Lease for Place {
 
     fn is_tls(&self) -> bool {
         false
+    }
+
+    fn stands_still(&self) {
+        self.pool.endpoint.tally().ended(Verdict::StoodStill);
+    }
+
+    fn came_whole(&self, trailers: Option<&HeaderMap>) {
+        let tally = self.pool.endpoint.tally();
+        tally.came_whole();
+        if let Some(end) = trailers.and_then(CallEnd::of) {
+            tally.ended(Verdict::Closed(end));
+        }
     }
 }
 
