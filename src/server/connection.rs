@@ -219,8 +219,10 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
-            // An idle connection is not as large as one that serves.
-            match Box::pin(self.exchange(snapshot, parsed)).await {
+            // An idle connection is not as large as one that serves. The room comes first, so that the exchange is
+            // made in it and not moved there.
+            let room = Box::new_uninit();
+            match Box::into_pin(Box::write(room, self.exchange(snapshot, parsed))).await {
                 Next::Keep => {}
                 Next::Close(reason) => return Some(reason),
             }
