@@ -13,7 +13,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::config::document::DocumentConfig;
 use crate::config::tls::{ClientAuthType, FileOrContent, TlsOptionsConfig};
 use crate::config::transport::ServersTransportConfig;
-use crate::tls::client::{ClientOptions, ClientTls};
+use crate::tls::client::{ClientOptions, ClientTls, Http2};
 use crate::tls::pair::{self, Facts, Pair, PairError};
 use crate::tls::server::{ClientAuth, DEFAULT, OptionSet, Options, SPOKEN};
 use crate::tls::store::{CertStore, Unknown};
@@ -278,6 +278,7 @@ impl<'a> TlsCompiler<'a> {
             max,
             suites: suites?,
             uri: config.peer_cert_uri.clone().filter(|uri| !uri.is_empty()),
+            http2: if config.disable_http2 { Http2::Disabled } else { Http2::Offered },
         };
         let previous = self.previous.and_then(|previous| previous.transports.get(&name));
         match ClientTls::build(&options, previous) {

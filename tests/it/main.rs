@@ -17,6 +17,7 @@ mod grpc;
 mod h2_floods;
 mod h2_flows;
 mod h2_frames;
+mod h2_pods;
 mod large_bodies;
 mod limits;
 mod middlewares;
