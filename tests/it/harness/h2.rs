@@ -12,11 +12,12 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::DEADLINE;
@@ -58,6 +59,15 @@ impl Answer {
 /// Opens a connection, whose task runs beside the test.
 pub async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
     speak(TcpStream::connect(address).await.expect("a listener")).await
+}
+
+/// The same through TLS, where the proxy must choose HTTP/2.
+pub async fn connect_tls(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(address).await.expect("a listener");
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.expect("TLS");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    speak(stream).await
 }
 
 async fn speak(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
