@@ -66,8 +66,7 @@ impl Status {
         self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
         self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
         self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
-            let snapshot = stale.snapshot.load();
-            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            let count = stale.snapshot.load().tls.stale();
             vec![Sample { labels: Vec::new(), value: count as f64 }]
         });
         let of_states = Arc::clone(shared);
@@ -359,7 +358,7 @@ impl AdminView for Status {
             let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
             Utc::of(SystemTime::UNIX_EPOCH + since).rfc3339()
         };
-        let states = snapshot.tls.certificates.iter();
+        let states = snapshot.tls.certificates.iter().chain(&snapshot.tls.stale_authorities);
         let shown = states.map(|state| {
             let facts = &state.facts;
             let name = facts.names.first().unwrap_or(&facts.common_name);
