@@ -510,7 +510,8 @@ impl Connection<'_> {
         let ahead = self.conn.take_buffered();
         let behind = pod.take_buffered();
         let idle = ending.idle_timeout;
-        let passed = tunnel::run(self.conn.io(), pod.io(), ahead, behind, &self.slot, idle).await;
+        let paces = ending.paces.take();
+        let passed = tunnel::run(self.conn.io(), pod.io(), ahead, behind, &self.slot, idle, paces).await;
         if let tunnel::TunnelEnd::Idle = passed.end {
             let error = ProxyError::IdleTimeout { endpoint: EndpointText::Name("tunnel".into()) };
             note_failure(self.core, &error);
