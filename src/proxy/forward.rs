@@ -38,8 +38,8 @@ use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::h2::{self as shared, Fresh};
-use crate::upstream::{PoolLimits, is_gone};
+use crate::upstream::h2::{self as shared, Found, Fresh};
+use crate::upstream::{Dial, Pool, PoolLimits, is_gone};
 
 /// Answers a request from a service.
 ///
@@ -438,6 +438,20 @@ enum Road {
 }
 
 impl Road {
+    fn own(mut conn: Box<ClientConn>, ticket: Option<Ticket>, home: Rc<Pool>) -> Self {
+        if let Some(ticket) = ticket {
+            conn.hold(Box::new(ticket));
+        }
+        Self::Own(conn, home)
+    }
+
+    fn shared(exchange: &Exchange<'_>, service: &Service, place: shared::Place) -> Self {
+        if place.is_reused() {
+            exchange.core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+        }
+        Self::Shared(Box::new(place))
+    }
+
     fn is_reused(&self) -> bool {
         match self {
             Self::Own(conn, _) => conn.is_reused(),
@@ -461,6 +475,20 @@ struct Terms<'a> {
     fresh_only: bool,
 }
 
+impl Terms<'_> {
+    /// As from now.
+    fn dial(&self, exchange: &Exchange<'_>, balanced: &Balanced) -> Dial {
+        let overall = exchange.deadline.min(self.over);
+        let dial = match self.dial {
+            _ if !may_try_again(exchange, balanced) || !leaves_others(exchange, balanced) => self.dial,
+            0 => IMPATIENT_DIAL,
+            dial => dial.min(IMPATIENT_DIAL),
+        };
+        let until = overall.min(deadline(clock::now(), limit(dial)));
+        Dial { until, handshake: balanced.transport.tls_handshake_timeout, overall }
+    }
+}
+
 /// A connection that was there, or a new one.
 async fn way_to(
     exchange: &Exchange<'_>,
@@ -469,56 +497,26 @@ async fn way_to(
     endpoint: &Arc<Endpoint>,
     terms: Terms<'_>,
 ) -> Result<Road, ProxyError> {
-    let Terms { slot, over, dial, mut ticket, repeatable, fresh_only } = terms;
     let core = exchange.core;
     let transport = &balanced.transport;
-    let overall = exchange.deadline.min(over);
-    let until = || {
-        let impatient = may_try_again(exchange, balanced) && leaves_others(exchange, balanced);
-        let dial =
-            if impatient { if dial == 0 { IMPATIENT_DIAL } else { dial.min(IMPATIENT_DIAL) } } else { dial };
-        overall.min(deadline(clock::now(), limit(dial)))
-    };
     let made = match endpoint.url().scheme() {
+        // Their futures would make that of every exchange larger.
+        Scheme::Https if transport.offers_http2() && exchange.upgrade.is_none() => {
+            Box::pin(by_alpn(exchange, service, balanced, endpoint, terms)).await
+        }
+        Scheme::H2c => Box::pin(by_prior_knowledge(exchange, service, balanced, endpoint, terms)).await,
         Scheme::Http | Scheme::Https => {
-            let limits =
-                PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-            let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
+            let pool = own_pool(exchange, service, balanced, endpoint);
             // What cannot be sent again deserves a look at the socket itself.
-            let pooled = if fresh_only { None } else { pool.take(!repeatable) };
+            let pooled = if terms.fresh_only { None } else { pool.take(!terms.repeatable) };
             if let Some(conn) = pooled {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
                 return Ok(Road::Own(conn, pool));
             }
-            if let Some(lobby) = &balanced.lobby
-                && ticket.is_none()
-                && lobby.limits_connections()
-            {
-                ticket = lobby.try_connect(endpoint);
-                if ticket.is_none() {
-                    return Err(ProxyError::QueueFull { service: service.name.clone() });
-                }
-            }
-            let handshake = transport.tls_handshake_timeout;
-            let conn = pool.connect(slot, until(), handshake, overall).await;
-            conn.map(|mut conn| {
-                if let Some(ticket) = ticket {
-                    conn.hold(Box::new(ticket));
-                }
-                Road::Own(conn, pool)
-            })
-        }
-        Scheme::H2c => {
-            let idle_timeout = transport.idle_conn_timeout;
-            let pool = core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout);
-            let fresh = if fresh_only { Fresh::Only } else { Fresh::No };
-            let place = pool.place(fresh, slot, until()).await;
-            if let Ok(place) = &place
-                && place.is_reused()
-            {
-                core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-            }
-            place.map(|place| Road::Shared(Box::new(place)))
+            let dial = terms.dial(exchange, balanced);
+            let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
+            let conn = pool.connect(terms.slot, dial).await;
+            conn.map(|conn| Road::own(conn, ticket, pool))
         }
     };
     match &made {
@@ -527,6 +525,8 @@ async fn way_to(
             core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
             core.trust(endpoint.id());
         }
+        // Nobody has tried.
+        Err(ProxyError::QueueFull { .. }) => {}
         Err(error) => {
             let (outcome, why) = match error {
                 ProxyError::ConnectTimeout { .. } => (ConnectOutcome::TimedOut, Suspicion::Unreachable),
@@ -538,6 +538,113 @@ async fn way_to(
         }
     }
     made
+}
+
+/// As the pod chooses with its TLS: whatever is there already, or a new connection that shows it.
+async fn by_alpn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    mut terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let metrics = &exchange.core.metrics;
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let own = own_pool(exchange, service, balanced, endpoint);
+    if !terms.fresh_only {
+        let place = shared.take();
+        if let Some(place) = place {
+            return Ok(Road::shared(exchange, service, place));
+        }
+        if let Some(conn) = own.take(!terms.repeatable) {
+            metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+            return Ok(Road::Own(conn, own));
+        }
+    }
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => Road::own(ClientConn::new(io), ticket, own),
+    })
+}
+
+async fn by_prior_knowledge(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    mut terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => {
+            Road::own(ClientConn::new(io), ticket, own_pool(exchange, service, balanced, endpoint))
+        }
+    })
+}
+
+/// Connections that serve one request at a time.
+fn own_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<Pool> {
+    let transport = &balanced.transport;
+    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
+    exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref())
+}
+
+/// Connections that serve many.
+fn shared_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<shared::Pool> {
+    let transport = &balanced.transport;
+    let tls = transport.tls.as_ref().filter(|_| endpoint.url().scheme() == Scheme::Https);
+    let idle_timeout = transport.idle_conn_timeout;
+    exchange.core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout, tls)
+}
+
+/// A place for a new connection, where their number is limited and there is none yet.
+fn ticket_for(
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    ticket: Option<Ticket>,
+) -> Result<Option<Ticket>, ProxyError> {
+    match &balanced.lobby {
+        Some(lobby) if ticket.is_none() && lobby.limits_connections() => match lobby.try_connect(endpoint) {
+            Some(ticket) => Ok(Some(ticket)),
+            None => Err(ProxyError::QueueFull { service: service.name.clone() }),
+        },
+        _ => Ok(ticket),
+    }
+}
+
+/// Whether a request to an endpoint finds a connection, as far as is known, and needs no new one.
+pub(super) fn has_connection(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> bool {
+    let by_alpn = balanced.transport.offers_http2() && exchange.upgrade.is_none();
+    match endpoint.url().scheme() {
+        // Many requests share a connection.
+        Scheme::H2c => return shared_pool(exchange, service, balanced, endpoint).has_room(),
+        Scheme::Https if by_alpn && shared_pool(exchange, service, balanced, endpoint).has_room() => {
+            return true;
+        }
+        Scheme::Http | Scheme::Https => {}
+    }
+    own_pool(exchange, service, balanced, endpoint).has_idle()
 }
 
 /// RFC 9110 §9.2.2.
