@@ -475,7 +475,7 @@ async fn way_to(
             }
             let dial = terms.dial(exchange, transport);
             let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
-            let conn = pool.connect(terms.slot, dial).await;
+            let conn = Box::pin(pool.connect(terms.slot, dial)).await;
             conn.map(|conn| Road::own(conn, ticket, pool))
         }
     };
