@@ -327,7 +327,7 @@ pub(super) async fn attempt(
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
-    let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
+    let mut interim = |status: StatusCode, headers: &crate::http::fields::Fields| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
             client.send_interim(status, headers);
@@ -631,6 +631,6 @@ async fn internal_answer(
     .map_err(|_| ProxyError::Internal("the answer of an internal service broke off".into()))?;
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(parts.status, Body::full(body));
-    response.head.headers = parts.headers;
+    response.head.headers = parts.headers.into();
     Ok(response)
 }

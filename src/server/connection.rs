@@ -10,6 +10,7 @@ use std::task::{Poll, Waker};
 
 use http::{Method, StatusCode, Version};
 
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -219,10 +220,8 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
-            // An idle connection is not as large as one that serves. The room comes first, so that the exchange is
-            // made in it and not moved there.
-            let room = Box::new_uninit();
-            match Box::into_pin(Box::write(room, self.exchange(snapshot, parsed))).await {
+            // An idle connection is not as large as one that serves.
+            match in_place(|| self.exchange(snapshot, parsed)).await {
                 Next::Keep => {}
                 Next::Close(reason) => return Some(reason),
             }

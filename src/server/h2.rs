@@ -16,6 +16,7 @@ use h2::{Ping, Reason, RecvStream};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::connection::{Control, Drain, LINGER, send_failure};
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -428,7 +429,8 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
         Ok(parsed) => {
             let stream = ServerStream::new(respond, core.timers.slot(), parsed.expects_continue);
             let served = Stream { shared: &shared, stream, receive, started };
-            served.exchange(snapshot, parsed).await;
+            // A task is moved to where it stays, and this would make it large.
+            in_place(|| served.exchange(snapshot, parsed)).await;
         }
         Err(error) => {
             let stream = ServerStream::new(respond, core.timers.slot(), false);
