@@ -287,6 +287,13 @@ pub(super) async fn attempt(
     let transport = &balanced.transport;
     let Admission { endpoint, place, ticket } = admission;
     let endpoint = &endpoint;
+    if let Some(protocol) = &exchange.upgrade
+        && endpoint.url().scheme() == Scheme::H2c
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    {
+        let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
+        return Err(Failure { error, body: None, written: false, reused: false, crowded: false });
+    }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
     let over = match own.unwrap_or(transport.attempt_timeout) {

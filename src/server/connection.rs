@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use http::{Method, StatusCode, Version};
 
@@ -44,7 +44,7 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 pub(super) const LINGER: Millis = 1000;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
-const FIRST_REQUEST: Millis = 1000;
+pub(super) const FIRST_REQUEST: Millis = 1000;
 
 /// A socket on its way to its core.
 #[derive(Debug)]
@@ -88,6 +88,14 @@ impl Control {
             waker.wake();
         }
     }
+
+    /// Whom to wake when there is something to tell.
+    pub(super) fn wake_with(&self, cx: &Context<'_>) {
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            waker => *waker = Some(cx.waker().clone()),
+        }
+    }
 }
 
 /// Serves a connection to its end.
@@ -107,7 +115,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let mut open = Open::new(&core, label);
     let slot = core.timers.slot();
     let (io, tls) = if takes_tls {
-        match Box::pin(secure::meet(&core, label, listener, stream, &slot)).await {
+        match Box::pin(secure::meet(&core, label, listener, stream, &slot, &control)).await {
             Ok(met) => met,
             Err(reason) => {
                 open.reason = reason;
@@ -250,10 +258,7 @@ impl Connection<'_> {
             if closes && self.served > 0 && self.conn.io().is_quiet(true) {
                 return Poll::Ready(Err(CloseReason::Drained));
             }
-            match &mut *self.control.waker.borrow_mut() {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                waker => *waker = Some(cx.waker().clone()),
-            }
+            self.control.wake_with(cx);
             let at = at.get_or_insert_with(|| {
                 // An answer that has just gone out has read the clock; a new connection has not.
                 let now = if self.served == 0 { clock::now() } else { clock::recent() };

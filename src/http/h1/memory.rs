@@ -138,6 +138,11 @@ impl HeadShare {
         self.set(if bytes > SMALL_READ { bytes } else { 0 })
     }
 
+    /// Takes a whole head of so many bytes, at once; `false` when too many others are that large.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        bytes <= COMMON_HEAD || self.set(bytes)
+    }
+
     /// A head of so many bytes is whole, and kept until its answer is sent.
     pub(crate) fn settle(&mut self, bytes: usize) {
         // Never more than it had while it grew.

@@ -42,6 +42,11 @@ pub enum Content {
 
 const BAD: fn(&'static str) -> ProxyError = ProxyError::BadRequest;
 
+/// Bytes that fields take while a request is served: as in RFC 9113 §10.5.1.
+pub fn weight(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 /// Reads a request. `known` is an authority that was checked before.
 ///
 /// # Errors
