@@ -16,6 +16,7 @@ use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::Endpoint;
+use crate::endpoint::outlier::QUIET;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::fields::Fields;
@@ -249,6 +250,8 @@ pub struct Ending {
     pub started: Instant,
     /// How long nothing may move; milliseconds, 0 for ever.
     pub idle_timeout: Millis,
+    /// After how long without a byte its answer stands still; milliseconds, 0 for never.
+    pub quiet: Millis,
     /// When it must be over.
     pub deadline: Millis,
     client_deadline: Millis,
@@ -306,6 +309,8 @@ impl Ending {
         Self {
             started,
             idle_timeout: exchange.idle_timeout,
+            // Streams are quiet at times.
+            quiet: if is_stream(protocol) { 0 } else { QUIET },
             // Streams are long; only their client may say how long.
             deadline: if is_stream(protocol) { exchange.client_deadline } else { exchange.deadline },
             client_deadline: exchange.client_deadline,
@@ -338,6 +343,7 @@ impl Ending {
         Self {
             started,
             idle_timeout: 0,
+            quiet: 0,
             deadline: Millis::MAX,
             client_deadline: Millis::MAX,
             failure: Some(End::from(error)),

@@ -365,7 +365,8 @@ impl Connection<'_> {
         // The configuration is let go of before what may be a long stream.
         drop(snapshot);
         let at = ending.deadline.min(write_deadline);
-        let sent = self.send(&mut response, answer, ending.idle_timeout, stall_timeout, at).await;
+        let sent =
+            self.send(&mut response, answer, (ending.idle_timeout, ending.quiet), stall_timeout, at).await;
         let status = response.head.status;
         let mut ended_by_close = false;
         let next = match sent {
@@ -380,10 +381,7 @@ impl Connection<'_> {
             Err(error) => {
                 // A client that leaves may have waited for the pod. Clients leave all pods alike, and that is what
                 // an endpoint is compared by.
-                if matches!(
-                    error,
-                    SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled | SendError::Client(_)
-                ) {
+                if error.is_pods_or_clients() && !response.body.has_stood_still() {
                     ending.broke_off();
                 }
                 let (error, reason) = match error {
@@ -429,11 +427,12 @@ impl Connection<'_> {
         &self,
         response: &mut Response,
         answer: Answer<'_>,
-        body_idle: Millis,
+        (body_idle, quiet): (Millis, Millis),
         client_idle: Millis,
         at: Millis,
     ) -> Result<MustClose, SendError> {
-        let patience = SendPatience { body_idle, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
+        let patience =
+            SendPatience { body_idle, quiet, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
         self.conn.send(&response.head, &mut response.body, answer, &self.slot, patience).await
     }
 
@@ -451,7 +450,7 @@ impl Connection<'_> {
         // An unreadable head names no method.
         let method = Method::from_bytes(b"-").expect("a token");
         // Whether it still gets out makes no difference to what follows.
-        let _ = self.send(&mut response, answer, 0, LINGER, clock::now() + LINGER).await;
+        let _ = self.send(&mut response, answer, (0, 0), LINGER, clock::now() + LINGER).await;
         let (bytes_in, bytes_out) = self.conn.counts();
         Ending::of_refusal(self.core, entry, &self.peer, started, method, error).finish(
             self.core,

@@ -490,6 +490,7 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
             let slot = core.timers.slot();
             let patience = SendPatience {
                 body_idle: 0,
+                quiet: 0,
                 client_idle: LINGER,
                 deadline: clock::now() + LINGER,
                 half_closed: 0,
@@ -594,11 +595,15 @@ impl Stream<'_> {
         let answer = Answer { head_only: method == Method::HEAD, date: &date, grpc: is_grpc };
         let patience = SendPatience {
             body_idle: ending.idle_timeout,
+            quiet: ending.quiet,
             client_idle: stall_timeout,
             deadline: ending.deadline.min(write_deadline),
             half_closed: 0,
         };
         if let Err(error) = stream.send(head, &mut body, answer, &slot, patience).await {
+            if error.is_pods_or_clients() && !body.has_stood_still() {
+                ending.broke_off();
+            }
             let error = match error {
                 SendError::Deadline => ending.overdue(),
                 error => send_failure(error, endpoint).0,

@@ -21,7 +21,7 @@ use super::strip_connection_fields;
 use crate::common::clock::{self, Millis};
 use crate::http::body::{Body, BodyError};
 use crate::http::fields::Fields;
-use crate::http::h1::client::{ExchangeCause, ExchangeError, Wants};
+use crate::http::h1::client::{ExchangeCause, ExchangeError, Wants, look_at};
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::h1::memory::Stream;
 use crate::http::h1::parse::content_length;
@@ -51,6 +51,12 @@ pub trait Lease: std::fmt::Debug {
 
     /// Whether it is encrypted.
     fn is_tls(&self) -> bool;
+
+    /// Nothing has come of the answer for a while.
+    fn stands_still(&self);
+
+    /// The answer has come whole, with these trailers.
+    fn came_whole(&self, trailers: Option<&HeaderMap>);
 }
 
 /// Opens a stream on a connection that may be shared.
@@ -100,6 +106,7 @@ pub async fn exchange(
     let mut waits_for_continue = expects;
     let mut interim_left = MAX_INTERIM;
     let mut wait = Wait::default();
+    let mut looked = 0;
     let result = poll_fn(|cx| {
         loop {
             if !waits_for_continue
@@ -141,7 +148,18 @@ pub async fn exchange(
             } else {
                 (after(since, wants.idle_timeout), Some(ExchangeCause::IdleTimeout))
             };
-            ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+            let look = match wants.in_vain {
+                Some(_) if wait.done || out.is_none() => look_at(since, looked),
+                _ => Millis::MAX,
+            };
+            ready!(wants.slot.poll_at(cx, at.min(wants.deadline).min(look)));
+            if look < at.min(wants.deadline) {
+                if wants.in_vain.is_some_and(|is_in_vain| is_in_vain()) {
+                    return Poll::Ready(Err(ExchangeCause::InVain.into()));
+                }
+                looked = look;
+                continue;
+            }
             if wants.deadline <= at {
                 return Poll::Ready(Err(ExchangeCause::Deadline.into()));
             }
@@ -216,7 +234,8 @@ pub async fn exchange(
             unreleased: 0,
             length,
             sender,
-            _lease: lease,
+            lease,
+            still: false,
             _stream: Stream::begin(),
         })),
     ))
@@ -349,7 +368,9 @@ pub struct ResponseBody {
     length: Length,
     /// The rest of the request, where the pod answers before it has all of it.
     sender: Option<Box<(Outflow, Body)>>,
-    _lease: Box<dyn Lease>,
+    lease: Box<dyn Lease>,
+    /// It was said to stand still.
+    still: bool,
     _stream: Stream,
 }
 
@@ -363,6 +384,11 @@ impl ResponseBody {
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         self.poll_send(cx);
         let piece = ready!(poll_receive(&mut self.receive, &mut self.part, &mut self.unreleased, cx));
+        match &piece {
+            Some(Ok(Piece::Trailers(trailers))) => self.lease.came_whole(Some(trailers)),
+            Some(Ok(Piece::Data(_))) if self.receive.is_end_stream() => self.lease.came_whole(None),
+            _ => {}
+        }
         Poll::Ready(match piece {
             Some(Ok(piece)) => Some(Ok(piece)),
             Some(Err(error)) => Some(Err(BodyError::Pod(if error.is_library() {
@@ -374,6 +400,17 @@ impl ResponseBody {
             }))),
             None => None,
         })
+    }
+
+    /// Nothing has come of it for a while.
+    pub fn stands_still(&mut self) {
+        self.still = true;
+        self.lease.stands_still();
+    }
+
+    /// Whether it was said to stand still.
+    pub fn has_stood_still(&self) -> bool {
+        self.still
     }
 
     /// Sends more of the request, if there is more.

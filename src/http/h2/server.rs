@@ -198,6 +198,7 @@ async fn send_content(
 ) -> Result<(), SendError> {
     let mut wait = Wait::default();
     let mut moved = (0, 0);
+    let mut quiet = patience.quiet;
     let result = poll_fn(|cx| {
         match out.poll(body, cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -221,7 +222,16 @@ async fn send_content(
             WaitsFor::Window => (patience.client_idle, SendError::ClientStalled),
         };
         let at = wait.at(idle);
-        ready!(slot.poll_at(cx, at.min(patience.deadline)));
+        let first = at.min(patience.deadline);
+        if out.waits_for() == WaitsFor::Body {
+            let quiet_at = wait.at(quiet);
+            if quiet_at < first {
+                ready!(slot.poll_at(cx, quiet_at));
+                quiet = 0;
+                body.stands_still();
+            }
+        }
+        ready!(slot.poll_at(cx, first));
         Poll::Ready(Err(if patience.deadline <= at { SendError::Deadline } else { stalled }))
     })
     .await;
