@@ -1,6 +1,6 @@
 //! One client's connection from its first byte to its last: request after request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use http::{Method, StatusCode, Version};
+use tokio::task::AbortHandle;
 
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
@@ -77,6 +78,7 @@ pub enum Drain {
 pub struct Control {
     pub(super) drain: Cell<Drain>,
     pub(super) waker: RefCell<Option<Waker>>,
+    task: OnceCell<AbortHandle>,
 }
 
 impl Control {
@@ -85,6 +87,19 @@ impl Control {
         self.drain.set(self.drain.get().max(drain));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
+        }
+    }
+
+    /// Says which task serves the connection.
+    pub fn runs_as(&self, task: AbortHandle) {
+        // Said once, by whoever has just begun it.
+        let _ = self.task.set(task);
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub fn cut(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
         }
     }
 }
@@ -134,7 +149,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     drop(admission);
 }
 
-/// A connection as it is counted: closed even when its task panics.
+/// A connection as it is counted: closed even when its task panics, or is cut.
 struct Open<'a> {
     core: &'a Core,
     label: EntryPointLabel,
@@ -144,13 +159,14 @@ struct Open<'a> {
 impl<'a> Open<'a> {
     fn new(core: &'a Core, label: EntryPointLabel) -> Self {
         core.metrics.connection_opened(label);
-        Self { core, label, reason: CloseReason::Failed }
+        Self { core, label, reason: CloseReason::Cut }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.core.metrics.connection_closed(self.label, self.reason);
+        let reason = if std::thread::panicking() { CloseReason::Failed } else { self.reason };
+        self.core.metrics.connection_closed(self.label, reason);
     }
 }
 
