@@ -22,9 +22,10 @@ use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::EndpointSet;
 use crate::health::outlier::Ejections;
+use crate::http::pace::PaceCounts;
 use crate::limit::redis::Backend;
 use crate::limit::{Counts, Store};
-use crate::middleware::{BreakerReport, BreakerState};
+use crate::middleware::{BandwidthCounts, BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
 use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
@@ -66,8 +67,7 @@ impl Status {
         self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
         self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
         self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
-            let snapshot = stale.snapshot.load();
-            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            let count = stale.snapshot.load().tls.stale();
             vec![Sample { labels: Vec::new(), value: count as f64 }]
         });
         let of_states = Arc::clone(shared);
@@ -89,6 +89,7 @@ impl Status {
         self.metrics
             .samples_from(declared::SERVICE_PANIC, move || of_each_set(&of_sets, |set| set.panics().into()));
         self.count_limits();
+        self.count_bandwidth(shared);
         self.count_redis();
     }
 
@@ -162,6 +163,24 @@ impl Status {
                     value: figure(&store.counts()) as f64,
                 };
                 snapshot.stores.rates().map(sample).collect()
+            });
+        }
+    }
+
+    fn count_bandwidth(&self, shared: &Arc<Shared>) {
+        for metric in [declared::BANDWIDTH_SLOWED, declared::BANDWIDTH_WAITED] {
+            let figure = move |counts: &PaceCounts| match metric == declared::BANDWIDTH_SLOWED {
+                true => count(&counts.slowed),
+                false => count(&counts.waited) / 1e3,
+            };
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let sample = |of: Arc<BandwidthCounts>| Sample {
+                    labels: vec![("middleware", of.name.to_string()), ("direction", of.direction.to_owned())],
+                    value: figure(&of.counts),
+                };
+                snapshot.stores.kept().map(sample).collect()
             });
         }
     }
@@ -359,7 +378,7 @@ impl AdminView for Status {
             let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
             Utc::of(SystemTime::UNIX_EPOCH + since).rfc3339()
         };
-        let states = snapshot.tls.certificates.iter();
+        let states = snapshot.tls.certificates.iter().chain(&snapshot.tls.stale_authorities);
         let shown = states.map(|state| {
             let facts = &state.facts;
             let name = facts.names.first().unwrap_or(&facts.common_name);

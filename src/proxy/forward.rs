@@ -2,7 +2,8 @@
 //!
 //! What may be sent again: anything of which no byte was written; else only idempotent requests
 //! (RFC 9110 §9.2.2) whose body was not touched. A try of which nothing reached a pod costs no budget,
-//! because it cannot amplify; every other one does.
+//! because it cannot amplify; every other one does. One that met a connection which the pod has closed is made again
+//! in any case; how often that may be is up to `upstream::reuse`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,10 +35,10 @@ use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wa
 use crate::http::h1::memory;
 use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
-use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
+use crate::snapshot::{Balanced, Internal, Service, ServiceKind, Transport};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::PoolLimits;
-use crate::upstream::h2::{self as shared, Fresh};
+use crate::upstream::h2::{self as shared, Found, Fresh};
+use crate::upstream::{Dial, Pool, PoolLimits, is_gone};
 
 /// Answers a request from a service.
 ///
@@ -127,9 +128,19 @@ pub async fn forward<'a>(
             Err(failure) => failure,
         };
         let Some(untouched) = failure.body else { return Err(failure.error) };
-        // A connection that the pod closed while it was idle says nothing about the pod.
-        let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
-        if failure.written && !is_idempotent(&head.method) {
+        let mut written = failure.written;
+        if written
+            && failure.cut
+            && !is_idempotent(&head.method)
+            && let Some(endpoint) = exchange.tried.last()
+        {
+            // Rare, and its future would make that of every exchange larger.
+            written = !Box::pin(is_gone(endpoint, exchange.slot, exchange.deadline)).await;
+            if !written {
+                exchange.core.suspect(endpoint.id(), Suspicion::Refused);
+            }
+        }
+        if written && !is_idempotent(&head.method) {
             exchange.core.metrics.non_idempotent_lost(service.label);
             return Err(failure.error);
         }
@@ -137,8 +148,11 @@ pub async fn forward<'a>(
             // Another took the place while the connection that was meant for this one died.
             exchange.attempts -= 1;
             exchange.tried.pop();
-        } else if stale && !fresh_only {
+        } else if failure.stale && !fresh_only {
             // Not a try of its own: the request never had a connection that was alive.
+            if written {
+                balanced.budget.charge(clock::now());
+            }
             exchange.core.metrics.retried(service.label, RetryReason::Stale);
             exchange.attempts -= 1;
             exchange.tried.pop();
@@ -156,7 +170,7 @@ pub async fn forward<'a>(
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
-            if failure.written {
+            if written {
                 if !may_retry(exchange, reason) {
                     return Err(failure.error);
                 }
@@ -233,7 +247,10 @@ pub(super) struct Failure {
     /// The body, if it can be sent again.
     body: Option<Body>,
     written: bool,
-    reused: bool,
+    /// A connection that the pod closed while it was idle, which says nothing about the pod.
+    stale: bool,
+    /// See [`ExchangeError::cut`].
+    cut: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
 }
@@ -296,7 +313,14 @@ pub(super) async fn attempt(
             if !crowded {
                 attempt.end(Outcome::of(&error));
             }
-            return Err(Failure { error, body: Some(body), written: false, reused: false, crowded });
+            return Err(Failure {
+                error,
+                body: Some(body),
+                written: false,
+                stale: false,
+                cut: false,
+                crowded,
+            });
         }
     };
     let header_timeout =
@@ -321,6 +345,7 @@ pub(super) async fn attempt(
     // The first try on a connection that was there begins with the request.
     let started =
         if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let shared = matches!(way, Road::Shared(_));
     let result = match way {
         Road::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
         // In a box, so that requests over HTTP/1 do not carry its size.
@@ -335,7 +360,7 @@ pub(super) async fn attempt(
             attempt.end(Outcome::Answered { status: head.status, latency: took });
             Ok(Answered { response: Response { head, body }, place, took })
         }
-        Err(ExchangeError { cause, written, reused, body }) => {
+        Err(ExchangeError { cause, written, reused, cut, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
                 // As a pod does that is being stopped, and whatever stands before one that is gone.
                 core.suspect(endpoint.id(), Suspicion::Refused);
@@ -353,9 +378,11 @@ pub(super) async fn attempt(
                 ExchangeCause::Deadline => exchange.overdue(),
             };
             let closed = matches!(error, ProxyError::UpstreamClosed { .. });
-            attempt.end(if reused && closed { Outcome::Stale } else { Outcome::of(&error) });
+            // One that others share was not idle, and what was sent on it was sent.
+            let stale = reused && closed && !(shared && written);
+            attempt.end(if stale { Outcome::Stale } else { Outcome::of(&error) });
             let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
+            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, crowded: false })
         }
     }
 }
@@ -376,6 +403,20 @@ enum Road {
 }
 
 impl Road {
+    fn own(mut conn: Box<ClientConn>, ticket: Option<Ticket>, home: Rc<Pool>) -> Self {
+        if let Some(ticket) = ticket {
+            conn.hold(Box::new(ticket));
+        }
+        Self::Own(conn, home)
+    }
+
+    fn shared(exchange: &Exchange<'_>, service: &Service, place: shared::Place) -> Self {
+        if place.is_reused() {
+            exchange.core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+        }
+        Self::Shared(Box::new(place))
+    }
+
     fn is_reused(&self) -> bool {
         match self {
             Self::Own(conn, _) => conn.is_reused(),
@@ -399,6 +440,15 @@ struct Terms<'a> {
     fresh_only: bool,
 }
 
+impl Terms<'_> {
+    /// As from now.
+    fn dial(&self, exchange: &Exchange<'_>, transport: &Transport) -> Dial {
+        let overall = exchange.deadline.min(self.over);
+        let until = overall.min(deadline(clock::now(), limit(self.dial)));
+        Dial { until, handshake: transport.tls_handshake_timeout, overall }
+    }
+}
+
 /// A connection that was there, or a new one.
 async fn way_to(
     exchange: &Exchange<'_>,
@@ -407,51 +457,26 @@ async fn way_to(
     endpoint: &Arc<Endpoint>,
     terms: Terms<'_>,
 ) -> Result<Road, ProxyError> {
-    let Terms { slot, over, dial, mut ticket, repeatable, fresh_only } = terms;
     let core = exchange.core;
     let transport = &balanced.transport;
-    let overall = exchange.deadline.min(over);
-    let until = || overall.min(deadline(clock::now(), limit(dial)));
     let made = match endpoint.url().scheme() {
+        // Their futures would make that of every exchange larger.
+        Scheme::Https if transport.offers_http2() && exchange.upgrade.is_none() => {
+            Box::pin(by_alpn(exchange, service, balanced, endpoint, terms)).await
+        }
+        Scheme::H2c => Box::pin(by_prior_knowledge(exchange, service, balanced, endpoint, terms)).await,
         Scheme::Http | Scheme::Https => {
-            let limits =
-                PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-            let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
+            let pool = own_pool(exchange, service, balanced, endpoint);
             // What cannot be sent again deserves a look at the socket itself.
-            let pooled = if fresh_only { None } else { pool.take(!repeatable) };
+            let pooled = if terms.fresh_only { None } else { pool.take(!terms.repeatable) };
             if let Some(conn) = pooled {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
                 return Ok(Road::Own(conn, pool));
             }
-            if let Some(lobby) = &balanced.lobby
-                && ticket.is_none()
-                && lobby.limits_connections()
-            {
-                ticket = lobby.try_connect(endpoint);
-                if ticket.is_none() {
-                    return Err(ProxyError::QueueFull { service: service.name.clone() });
-                }
-            }
-            let handshake = transport.tls_handshake_timeout;
-            let conn = pool.connect(slot, until(), handshake, overall).await;
-            conn.map(|mut conn| {
-                if let Some(ticket) = ticket {
-                    conn.hold(Box::new(ticket));
-                }
-                Road::Own(conn, pool)
-            })
-        }
-        Scheme::H2c => {
-            let idle_timeout = transport.idle_conn_timeout;
-            let pool = core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout);
-            let fresh = if fresh_only { Fresh::Only } else { Fresh::No };
-            let place = pool.place(fresh, slot, until()).await;
-            if let Ok(place) = &place
-                && place.is_reused()
-            {
-                core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-            }
-            place.map(|place| Road::Shared(Box::new(place)))
+            let dial = terms.dial(exchange, transport);
+            let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
+            let conn = Box::pin(pool.connect(terms.slot, dial)).await;
+            conn.map(|conn| Road::own(conn, ticket, pool))
         }
     };
     match &made {
@@ -460,6 +485,8 @@ async fn way_to(
             core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
             core.trust(endpoint.id());
         }
+        // Nobody has tried.
+        Err(ProxyError::QueueFull { .. }) => {}
         Err(error) => {
             let (outcome, why) = match error {
                 ProxyError::ConnectTimeout { .. } => (ConnectOutcome::TimedOut, Suspicion::Unreachable),
@@ -471,6 +498,114 @@ async fn way_to(
         }
     }
     made
+}
+
+/// As the pod chooses with its TLS: whatever is there already, or a new connection that shows it.
+async fn by_alpn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    mut terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let metrics = &exchange.core.metrics;
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let own = own_pool(exchange, service, balanced, endpoint);
+    if !terms.fresh_only {
+        let place = shared.take();
+        if let Some(place) = place {
+            return Ok(Road::shared(exchange, service, place));
+        }
+        if let Some(conn) = own.take(!terms.repeatable) {
+            metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+            return Ok(Road::Own(conn, own));
+        }
+    }
+    let (dial, slot) = (terms.dial(exchange, &balanced.transport), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => Road::own(ClientConn::new(io), ticket, own),
+    })
+}
+
+async fn by_prior_knowledge(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let dial = terms.dial(exchange, &balanced.transport);
+    let fresh = Fresh::only_if(terms.fresh_only);
+    // Many requests share a connection; those are what is limited.
+    Ok(match shared.find(fresh, terms.slot, dial, || Ok(None)).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => {
+            Road::own(ClientConn::new(io), ticket, own_pool(exchange, service, balanced, endpoint))
+        }
+    })
+}
+
+/// Connections that serve one request at a time.
+fn own_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<Pool> {
+    let transport = &balanced.transport;
+    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
+    exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref())
+}
+
+/// Connections that serve many.
+fn shared_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<shared::Pool> {
+    let transport = &balanced.transport;
+    let tls = transport.tls.as_ref().filter(|_| endpoint.url().scheme() == Scheme::Https);
+    let idle_timeout = transport.idle_conn_timeout;
+    exchange.core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout, tls)
+}
+
+/// A place for a new connection, where their number is limited and there is none yet.
+fn ticket_for(
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    ticket: Option<Ticket>,
+) -> Result<Option<Ticket>, ProxyError> {
+    match &balanced.lobby {
+        Some(lobby) if ticket.is_none() && lobby.limits_connections() => match lobby.try_connect(endpoint) {
+            Some(ticket) => Ok(Some(ticket)),
+            None => Err(ProxyError::QueueFull { service: service.name.clone() }),
+        },
+        _ => Ok(ticket),
+    }
+}
+
+/// Whether a request to an endpoint finds a connection, as far as is known, and needs no new one.
+pub(super) fn has_connection(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> bool {
+    let by_alpn = balanced.transport.offers_http2() && exchange.upgrade.is_none();
+    match endpoint.url().scheme() {
+        // Many requests share a connection; those are what is limited.
+        Scheme::H2c => return true,
+        Scheme::Https if by_alpn && shared_pool(exchange, service, balanced, endpoint).has_room() => {
+            return true;
+        }
+        Scheme::Http | Scheme::Https => {}
+    }
+    own_pool(exchange, service, balanced, endpoint).has_idle()
 }
 
 /// RFC 9110 §9.2.2.

@@ -340,6 +340,13 @@ pub struct Transport {
     pub max_requests: u32,
 }
 
+impl Transport {
+    /// Whether pods with TLS may choose HTTP/2.
+    pub fn offers_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.offers_http2())
+    }
+}
+
 /// Services by weight.
 #[derive(Debug)]
 pub struct Weighted {

@@ -69,7 +69,7 @@ metrics! {
     TLS_HANDSHAKES = Counter "sluicegate_tls_handshakes_total" "TLS handshakes of clients that ended, by entry point and outcome.";
     TLS_HANDSHAKING = Gauge "sluicegate_tls_handshakes_in_progress" "TLS handshakes of clients now, by entry point.";
     TLS_CERTS_NOT_AFTER = Gauge "sluicegate_tls_certs_not_after" "When a certificate in use expires, in seconds since 1970.";
-    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates whose files hold something that cannot be used, so that what was loaded before stays in use.";
+    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates and files of authorities that hold something that cannot be used, so that what was loaded before stays in use.";
     HTTP2_FLOODS = Counter "sluicegate_http2_floods_total" "Connections of HTTP/2 that were ended because they went over a bound, by entry point and kind.";
     HTTP2_RESETS = Counter "sluicegate_http2_resets_sent_total" "Streams of HTTP/2 that the proxy reset, by entry point and code.";
     // --- upstream ----------------------------------------------------------------------------
@@ -104,6 +104,8 @@ metrics! {
     OVERLOAD_REFUSED = Counter "sluicegate_overload_refused_total" "What the whole proxy's own limits refused: requests for want of memory, connections that were told so, and connections that were closed.";
     OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
     OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
+    BANDWIDTH_SLOWED = Counter "sluicegate_bandwidth_slowed_total" "Bodies and tunnels that had to wait for their bandwidth, by middleware and direction; counted when they end.";
+    BANDWIDTH_WAITED = Counter "sluicegate_bandwidth_wait_seconds_total" "How long bodies and tunnels waited for their bandwidth, together, by middleware and direction; counted when they end.";
     LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";
     LIMIT_BYTES = Gauge "sluicegate_limiter_bytes" "Memory of the tables that hold buckets of rate limits, by limit.";
     LIMIT_EVICTED = Counter "sluicegate_limiter_evicted_total" "Buckets that were pushed out while requests were still owed to them, by limit; more than a few mean that its bound is too small.";
