@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use sluicegate::http::fields::Fields;
 use libfuzzer_sys::fuzz_target;
+use sluicegate::http::client_ip::IpSet;
 use sluicegate::http::forwarded::{Forwarded, Kind, Peer};
 use sluicegate::http::h1::parse::{self, HeadLimits};
 
@@ -22,7 +23,7 @@ fuzz_target!(|fields: &[u8]| {
     for trusted in [false, true] {
         let forwarded = Forwarded {
             insecure: trusted,
-            trusted: Vec::new(),
+            trusted: IpSet::default(),
             append: true,
             connection: Vec::new(),
             server: HeaderValue::from_static("here"),

@@ -89,7 +89,10 @@ fn response(bytes: &[u8]) {
     assert_eq!(head.len(), wire.len(), "what we write ends once");
     let again = parse::response(head, &HeadLimits { bytes: 1 << 20, fields: 300 }).expect("what we write is good");
     assert_eq!(again.head.status, parsed.head.status);
-    assert_eq!(again.head.headers, parsed.head.headers);
+    // Announced only where chunks follow, which are not written here.
+    let mut expected = parsed.head.headers;
+    expected.remove(http::header::TRAILER);
+    assert_eq!(again.head.headers, expected);
     assert_eq!(again.length, Length::UntilClose, "no framing of the pod's is passed on");
 }
 

@@ -1,6 +1,6 @@
 //! One client's connection from its first byte to its last: request after request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use http::{Method, StatusCode, Version};
+use tokio::task::AbortHandle;
 
 use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
@@ -78,6 +79,7 @@ pub enum Drain {
 pub struct Control {
     pub(super) drain: Cell<Drain>,
     pub(super) waker: RefCell<Option<Waker>>,
+    task: OnceCell<AbortHandle>,
 }
 
 impl Control {
@@ -94,6 +96,19 @@ impl Control {
         match &mut *self.waker.borrow_mut() {
             Some(waker) if waker.will_wake(cx.waker()) => {}
             waker => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Says which task serves the connection.
+    pub fn runs_as(&self, task: AbortHandle) {
+        // Said once, by whoever has just begun it.
+        let _ = self.task.set(task);
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub fn cut(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
         }
     }
 }
@@ -143,7 +158,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     drop(admission);
 }
 
-/// A connection as it is counted: closed even when its task panics.
+/// A connection as it is counted: closed even when its task panics, or is cut.
 struct Open<'a> {
     core: &'a Core,
     label: EntryPointLabel,
@@ -153,13 +168,14 @@ struct Open<'a> {
 impl<'a> Open<'a> {
     fn new(core: &'a Core, label: EntryPointLabel) -> Self {
         core.metrics.connection_opened(label);
-        Self { core, label, reason: CloseReason::Failed }
+        Self { core, label, reason: CloseReason::Cut }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.core.metrics.connection_closed(self.label, self.reason);
+        let reason = if std::thread::panicking() { CloseReason::Failed } else { self.reason };
+        self.core.metrics.connection_closed(self.label, reason);
     }
 }
 

@@ -27,9 +27,8 @@ use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
 use crate::http::h1::memory::HeadShare;
 use crate::http::h1::server::{SendError, SendPatience};
-use crate::http::h2::limits::ServerLimits;
 use crate::http::h2::request::{self, Content, ParsedRequest};
-use crate::http::h2::server::{Answer, ServerStream};
+use crate::http::h2::server::{Answer, ServerStream, builder};
 use crate::http::h2::watch::{Flood, Overrun};
 use crate::http::h2::wire::{Refused, Watch, Wire};
 use crate::http::head::Response;
@@ -163,21 +162,6 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
         coming: HeadShare::default(),
     };
     driver.run(&slot).await
-}
-
-fn builder(limits: &ServerLimits) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(limits.header_list)
-        .header_table_size(limits.decoder_table)
-        .max_send_buffer_size(limits.send_buffer)
-        .max_pending_accept_reset_streams(limits.pending_resets)
-        .max_local_error_reset_streams(Some(limits.local_resets))
-        .enable_connect_protocol();
-    builder
 }
 
 /// Of the entry point, when the connection began. Milliseconds; 0 for none.

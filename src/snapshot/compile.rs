@@ -156,10 +156,10 @@ impl Draft {
             hash: hash.to_owned(),
             entry_points,
             draining,
-            services: self.services,
+            services: Arc::new(self.services),
             memory: self.memory,
-            stores: self.stores.settle(),
-            tls: self.tls,
+            stores: Arc::new(self.stores.settle()),
+            tls: Arc::new(self.tls),
         }
     }
 
@@ -226,7 +226,7 @@ pub fn compile(
         remarks,
         entry_points_elsewhere: remarks == Remarks::All && config.is_dynamic(),
         said_so: false,
-        tls: TlsCompiler::new(previous.map(|previous| &previous.tls)),
+        tls: TlsCompiler::new(previous.map(|previous| &*previous.tls)),
         tls_hosts: BTreeMap::new(),
         problems,
         stores,

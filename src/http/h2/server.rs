@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
+use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderValue, StatusCode, header};
 
+use super::limits::ServerLimits;
 use super::outflow::{Keep, OutError, Outflow, WaitsFor};
 use super::{allowed_trailers, strip_connection_fields};
 use crate::common::clock::{self, Millis};
@@ -52,6 +53,22 @@ pub struct Answer<'a> {
     pub date: &'a [u8],
     /// Calls of gRPC learn from trailers what went wrong in the middle.
     pub grpc: bool,
+}
+
+/// The codec of a connection with its limits.
+pub fn builder(limits: &ServerLimits) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_header_list_size(limits.header_list)
+        .header_table_size(limits.decoder_table)
+        .max_send_buffer_size(limits.send_buffer)
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(Some(limits.local_resets))
+        .enable_connect_protocol();
+    builder
 }
 
 impl ServerStream {
