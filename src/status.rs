@@ -452,7 +452,7 @@ fn samples(
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
     let snapshot = shared.snapshot.load();
     let mut states = Vec::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         if let ServiceKind::Balanced(balanced) = &service.kind {
             for member in balanced.endpoints.load().members() {
                 states.push(EndpointState {
@@ -521,7 +521,7 @@ fn details(member: &Member) -> serde_json::Map<String, serde_json::Value> {
 fn resilience(shared: &Shared) -> serde_json::Value {
     let snapshot = shared.snapshot.load();
     let mut services = serde_json::Map::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         let ServiceKind::Balanced(balanced) = &service.kind else { continue };
         let mut shown = serde_json::Map::new();
         shown.insert("retriesLeft".to_owned(), json!(balanced.budget.left(clock::now())));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::admit::Place;
@@ -19,6 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::outlier::QUIET;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::forwarded::Peer;
 use crate::http::h1::server::ServerConn;
 use crate::http::h2::server::ServerStream;
@@ -105,7 +106,7 @@ pub enum Downstream<'a> {
 
 impl Downstream<'_> {
     /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
-    pub fn send_interim(self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(self, status: StatusCode, headers: &Fields) {
         match self {
             Self::H1(conn) => conn.send_interim(status, headers),
             Self::Nobody => {}
@@ -400,7 +401,7 @@ fn is_stream(protocol: Protocol) -> bool {
     }
 }
 
-fn protocol(exchange: &Exchange<'_>, headers: &HeaderMap) -> Protocol {
+fn protocol(exchange: &Exchange<'_>, headers: &Fields) -> Protocol {
     if exchange.upgrade.is_some() {
         return Protocol::WebSocket;
     }

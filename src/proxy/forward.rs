@@ -292,6 +292,13 @@ pub(super) async fn attempt(
     let transport = &balanced.transport;
     let Admission { endpoint, place, ticket } = admission;
     let endpoint = &endpoint;
+    if let Some(protocol) = &exchange.upgrade
+        && endpoint.url().scheme() == Scheme::H2c
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    {
+        let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
+        return Err(Failure { error, body: None, written: false, reused: false, crowded: false });
+    }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
     let over = match own.unwrap_or(transport.attempt_timeout) {
@@ -333,7 +340,7 @@ pub(super) async fn attempt(
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
-    let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
+    let mut interim = |status: StatusCode, headers: &crate::http::fields::Fields| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
             client.send_interim(status, headers);
@@ -517,7 +524,7 @@ async fn way_to(
             }
             let dial = terms.dial(exchange, balanced);
             let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
-            let conn = pool.connect(terms.slot, dial).await;
+            let conn = Box::pin(pool.connect(terms.slot, dial)).await;
             conn.map(|conn| Road::own(conn, ticket, pool))
         }
     };
@@ -672,6 +679,6 @@ async fn internal_answer(
     .map_err(|_| ProxyError::Internal("the answer of an internal service broke off".into()))?;
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(parts.status, Body::full(body));
-    response.head.headers = parts.headers;
+    response.head.headers = parts.headers.into();
     Ok(response)
 }

@@ -1,15 +1,17 @@
 //! One client's connection from its first byte to its last: request after request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use http::{Method, StatusCode, Version};
+use tokio::task::AbortHandle;
 
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -43,7 +45,7 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 pub(super) const LINGER: Millis = 1000;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
-const FIRST_REQUEST: Millis = 1000;
+pub(super) const FIRST_REQUEST: Millis = 1000;
 
 /// A socket on its way to its core.
 #[derive(Debug)]
@@ -77,6 +79,7 @@ pub enum Drain {
 pub struct Control {
     pub(super) drain: Cell<Drain>,
     pub(super) waker: RefCell<Option<Waker>>,
+    task: OnceCell<AbortHandle>,
 }
 
 impl Control {
@@ -85,6 +88,27 @@ impl Control {
         self.drain.set(self.drain.get().max(drain));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
+        }
+    }
+
+    /// Whom to wake when there is something to tell.
+    pub(super) fn wake_with(&self, cx: &Context<'_>) {
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            waker => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Says which task serves the connection.
+    pub fn runs_as(&self, task: AbortHandle) {
+        // Said once, by whoever has just begun it.
+        let _ = self.task.set(task);
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub fn cut(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
         }
     }
 }
@@ -106,7 +130,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let mut open = Open::new(&core, label);
     let slot = core.timers.slot();
     let (io, tls) = if takes_tls {
-        match Box::pin(secure::meet(&core, label, listener, stream, &slot)).await {
+        match Box::pin(secure::meet(&core, label, listener, stream, &slot, &control)).await {
             Ok(met) => met,
             Err(reason) => {
                 open.reason = reason;
@@ -134,7 +158,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     drop(admission);
 }
 
-/// A connection as it is counted: closed even when its task panics.
+/// A connection as it is counted: closed even when its task panics, or is cut.
 struct Open<'a> {
     core: &'a Core,
     label: EntryPointLabel,
@@ -144,13 +168,14 @@ struct Open<'a> {
 impl<'a> Open<'a> {
     fn new(core: &'a Core, label: EntryPointLabel) -> Self {
         core.metrics.connection_opened(label);
-        Self { core, label, reason: CloseReason::Failed }
+        Self { core, label, reason: CloseReason::Cut }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.core.metrics.connection_closed(self.label, self.reason);
+        let reason = if std::thread::panicking() { CloseReason::Failed } else { self.reason };
+        self.core.metrics.connection_closed(self.label, reason);
     }
 }
 
@@ -219,10 +244,8 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
-            // An idle connection is not as large as one that serves. The room comes first, so that the exchange is
-            // made in it and not moved there.
-            let room = Box::new_uninit();
-            match Box::into_pin(Box::write(room, self.exchange(snapshot, parsed))).await {
+            // An idle connection is not as large as one that serves.
+            match in_place(|| self.exchange(snapshot, parsed)).await {
                 Next::Keep => {}
                 Next::Close(reason) => return Some(reason),
             }
@@ -251,10 +274,7 @@ impl Connection<'_> {
             if closes && self.served > 0 && self.conn.io().is_quiet(true) {
                 return Poll::Ready(Err(CloseReason::Drained));
             }
-            match &mut *self.control.waker.borrow_mut() {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                waker => *waker = Some(cx.waker().clone()),
-            }
+            self.control.wake_with(cx);
             let at = at.get_or_insert_with(|| {
                 // An answer that has just gone out has read the clock; a new connection has not.
                 let now = if self.served == 0 { clock::now() } else { clock::recent() };

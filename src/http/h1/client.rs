@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
@@ -21,6 +21,7 @@ use super::splice::{self, Pipe};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
@@ -91,7 +92,7 @@ pub struct Wants<'a> {
     /// The client waits for `100 Continue`: ask the pod before the body goes.
     pub expect_continue: bool,
     /// Gets each interim answer.
-    pub interim: &'a mut dyn FnMut(StatusCode, &HeaderMap),
+    pub interim: &'a mut dyn FnMut(StatusCode, &Fields),
     /// For all waits.
     pub slot: &'a Slot,
     /// From the request's last byte to the head of the answer; 0 for none.
@@ -302,7 +303,7 @@ impl ClientConn {
                         Phase::Sent => Poll::Ready(Err(ExchangeCause::HeaderTimeout)),
                         Phase::Continue => {
                             sender.waits_for_continue = false;
-                            (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                            (wants.interim)(StatusCode::CONTINUE, &Fields::new());
                             sender.poll(&self.io, cx);
                             continue;
                         }
@@ -792,7 +793,7 @@ mod tests {
             query: None,
             authority: Text::from_static("a.test"),
             version: http::Version::HTTP_11,
-            headers: HeaderMap::new(),
+            headers: Fields::new(),
         };
         let wants = Wants {
             upgrade: None,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use http::{HeaderMap, StatusCode, Version};
+use http::{StatusCode, Version};
 
 use super::client::ResponseBody;
 use super::encode::{self, Encoding, Outgoing};
@@ -23,6 +23,7 @@ use crate::common::timer::{Slot, Wait};
 use crate::http::authority::Checked;
 use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::head::ResponseHead;
 
 /// What a client may have sent ahead (pipelining) while its request is being served and still be watched
@@ -368,7 +369,7 @@ impl ServerConn {
     }
 
     /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
-    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(&self, status: StatusCode, headers: &Fields) {
         let state = &mut *self.state.borrow_mut();
         if status == StatusCode::CONTINUE {
             if !state.owes_continue {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri};
 
@@ -20,6 +20,7 @@ use super::server::{Part, poll_receive};
 use super::strip_connection_fields;
 use crate::common::clock::{self, Millis};
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::h1::client::{ExchangeCause, ExchangeError, Wants, look_at};
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::h1::memory::Stream;
@@ -129,7 +130,7 @@ pub async fn exchange(
                 if interim_left == 0 || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Err(ExchangeCause::Malformed("too many interim answers").into()));
                 }
-                (wants.interim)(status, interim.headers());
+                (wants.interim)(status, &interim.into_parts().0.headers.into());
                 waits_for_continue &= status != StatusCode::CONTINUE;
             }
             if expects && !waits_for_continue && !wait.started {
@@ -166,7 +167,7 @@ pub async fn exchange(
                 Some(cause) => return Poll::Ready(Err(cause.into())),
                 None => {
                     waits_for_continue = false;
-                    (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                    (wants.interim)(StatusCode::CONTINUE, &Fields::new());
                 }
             }
         }
@@ -192,7 +193,7 @@ pub async fn exchange(
         body: None,
     };
     let (parts, receive) = response.into_parts();
-    let mut headers = parts.headers;
+    let mut headers = Fields::from(parts.headers);
     if headers.len() > MAX_FIELDS {
         return Err(malformed("too many fields"));
     }
@@ -330,7 +331,7 @@ fn request_of(
     if expects_continue {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
-    *request.headers_mut() = headers;
+    *request.headers_mut() = headers.into();
     Ok(request)
 }
 

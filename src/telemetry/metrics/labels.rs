@@ -276,7 +276,7 @@ labels! {
         Refused => "refused",
         /// Goes on, although it would have been refused: the limit is in shadow mode.
         Shadow => "shadow",
-        /// Decided by this replica alone, because the shared store gave no answer in time.
+        /// Goes on by the word of `onFailure`, because the shared store gave no answer in time.
         Fallback => "fallback",
     }
 }
