@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
+use crate::http::fields::Fields;
 
 /// What one attempt says of the endpoint it was made at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +45,7 @@ pub enum CallEnd {
 impl CallEnd {
     /// Reads `grpc-status` from the fields of an answer without content, or from its trailers; `None` when it is not
     /// there. As Envoy's outlier detection has it, but for UNIMPLEMENTED, which is the caller's fault.
-    pub fn of(fields: &HeaderMap) -> Option<Self> {
+    pub fn of(fields: &Fields) -> Option<Self> {
         let status = fields.get("grpc-status")?.to_str().ok().and_then(|status| status.parse::<u32>().ok());
         Some(match status {
             // DEADLINE_EXCEEDED, UNAVAILABLE.
@@ -390,9 +390,9 @@ mod tests {
     fn statuses_of_grpc_that_are_the_callers_fault_say_nothing() {
         let of = |status: &'static str| {
             let value = http::HeaderValue::from_static(status);
-            CallEnd::of(&HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), value)]))
+            CallEnd::of(&Fields::from_iter([(http::HeaderName::from_static("grpc-status"), value)]))
         };
-        assert_eq!(CallEnd::of(&HeaderMap::new()), None);
+        assert_eq!(CallEnd::of(&Fields::new()), None);
         for (status, end) in [
             ("0", CallEnd::Well),
             ("5", CallEnd::Well),

@@ -297,7 +297,15 @@ pub(super) async fn attempt(
         && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
     {
         let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
-        return Err(Failure { error, body: None, written: false, reused: false, crowded: false });
+        return Err(Failure {
+            error,
+            body: None,
+            written: false,
+            stale: false,
+            cut: false,
+            paid: false,
+            crowded: false,
+        });
     }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));

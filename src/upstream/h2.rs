@@ -20,7 +20,6 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use h2::Ping;
 use h2::client::{ResponseFuture, SendRequest};
-use http::HeaderMap;
 
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
@@ -28,6 +27,7 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::lobby::Ticket;
 use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::h1::client::Place as _;
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
@@ -182,7 +182,7 @@ impl Lease for Place {
         self.pool.endpoint.tally().ended(Verdict::StoodStill);
     }
 
-    fn came_whole(&self, trailers: Option<&HeaderMap>) {
+    fn came_whole(&self, trailers: Option<&Fields>) {
         let tally = self.pool.endpoint.tally();
         tally.came_whole();
         if let Some(end) = trailers.and_then(CallEnd::of) {

@@ -56,7 +56,7 @@ pub trait Lease: std::fmt::Debug {
     fn stands_still(&self);
 
     /// The answer has come whole, with these trailers.
-    fn came_whole(&self, trailers: Option<&HeaderMap>);
+    fn came_whole(&self, trailers: Option<&Fields>);
 }
 
 /// Opens a stream on a connection that may be shared.

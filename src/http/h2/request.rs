@@ -43,7 +43,7 @@ pub enum Content {
 const BAD: fn(&'static str) -> ProxyError = ProxyError::BadRequest;
 
 /// Bytes that fields take while a request is served: as in RFC 9113 §10.5.1.
-pub fn weight(headers: &HeaderMap) -> usize {
+pub fn weight(headers: &http::HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
