@@ -22,9 +22,10 @@ use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::EndpointSet;
 use crate::health::outlier::Ejections;
+use crate::http::pace::PaceCounts;
 use crate::limit::redis::Backend;
 use crate::limit::{Counts, Store};
-use crate::middleware::{BreakerReport, BreakerState};
+use crate::middleware::{BandwidthCounts, BreakerReport, BreakerState};
 use crate::proxy::core::Shared;
 use crate::snapshot::{ServiceKind, entries};
 use crate::telemetry::metrics::{EndpointState, Metric, Metrics, Sample, declared};
@@ -88,6 +89,7 @@ impl Status {
         self.metrics
             .samples_from(declared::SERVICE_PANIC, move || of_each_set(&of_sets, |set| set.panics().into()));
         self.count_limits();
+        self.count_bandwidth(shared);
         self.count_redis();
     }
 
@@ -161,6 +163,24 @@ impl Status {
                     value: figure(&store.counts()) as f64,
                 };
                 snapshot.stores.rates().map(sample).collect()
+            });
+        }
+    }
+
+    fn count_bandwidth(&self, shared: &Arc<Shared>) {
+        for metric in [declared::BANDWIDTH_SLOWED, declared::BANDWIDTH_WAITED] {
+            let figure = move |counts: &PaceCounts| match metric == declared::BANDWIDTH_SLOWED {
+                true => count(&counts.slowed),
+                false => count(&counts.waited) / 1e3,
+            };
+            let shared = Arc::clone(shared);
+            self.metrics.samples_from(metric, move || {
+                let snapshot = shared.snapshot.load();
+                let sample = |of: Arc<BandwidthCounts>| Sample {
+                    labels: vec![("middleware", of.name.to_string()), ("direction", of.direction.to_owned())],
+                    value: figure(&of.counts),
+                };
+                snapshot.stores.kept().map(sample).collect()
             });
         }
     }

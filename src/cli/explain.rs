@@ -147,6 +147,15 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 }
                 continue;
             }
+            Link::Edit(Edit::Bandwidth(limit)) => {
+                writeln!(out)?;
+                for (way, lane) in [("down", &limit.download), ("up", &limit.upload)] {
+                    if let Some(lane) = lane {
+                        writeln!(out, "     {way}: {lane}")?;
+                    }
+                }
+                continue;
+            }
             // So do these, or on what the service answers.
             Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => {
                 Ok(Flow::Next)
@@ -355,6 +364,7 @@ fn kind(link: &Link) -> &'static str {
         Link::Edit(Edit::IpAllowList(_)) => "ipAllowList",
         Link::Edit(Edit::InFlightReq(_)) => "inFlightReq",
         Link::Edit(Edit::RateLimit(_)) => "rateLimit",
+        Link::Edit(Edit::Bandwidth(_)) => "bandwidth",
         Link::Edit(Edit::RedirectScheme(_)) => "redirectScheme",
         Link::Around(Around::Retry(_)) => "retry",
         Link::Around(Around::CircuitBreaker(_)) => "circuitBreaker",

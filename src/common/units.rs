@@ -146,9 +146,125 @@ impl schemars::JsonSchema for HumanDuration {
     }
 }
 
+/// A number of bytes as people write it: with a unit (`512KiB`, `10MB`) or plain (`65536`).
+///
+/// KB, MB, GB and TB are thousands, KiB, MiB, GiB and TiB are 1024s. Bounds: 0 to 2^64 - 1; whole numbers only.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct HumanBytes(pub u64);
+
+/// Units of sizes, the largest of each kind first.
+const SIZE_UNITS: [(&str, u64); 8] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+];
+
+impl FromStr for HumanBytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "bad size {text:?}: expected a whole number with a unit (KiB, MiB, GiB, TiB, KB, MB, GB, TB), such as \"512KiB\", or bytes"
+            )
+        };
+        let written = text.trim();
+        let digits = written.find(|c: char| !c.is_ascii_digit()).unwrap_or(written.len());
+        let (number, unit) = written.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let unit = unit.trim();
+        let factor = match SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
+            Some((_, factor)) => *factor,
+            None if unit.is_empty() || unit.eq_ignore_ascii_case("B") => 1,
+            None => return Err(bad()),
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(|| format!("bad size {text:?}: more than 2^64 bytes"))
+    }
+}
+
+impl fmt::Display for HumanBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SIZE_UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor)) {
+            Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl serde::Serialize for HumanBytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for HumanBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BytesVisitor;
+        impl Visitor<'_> for BytesVisitor {
+            type Value = HumanBytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as 512KiB, 10MB, or bytes")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<HumanBytes, E> {
+                Ok(HumanBytes(bytes))
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<HumanBytes, E> {
+                let bytes = u64::try_from(bytes).map_err(|_| E::custom("a size must not be negative"))?;
+                self.visit_u64(bytes)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HumanBytes, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(BytesVisitor)
+    }
+}
+
+impl schemars::JsonSchema for HumanBytes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "Bytes, with a unit (512KiB, 10MB) or without",
+            "anyOf": [{ "type": "string" }, { "type": "integer", "minimum": 0 }]
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_they_are_shown() {
+        for (text, bytes, shown) in [
+            ("0", 0, "0B"),
+            ("65536", 65_536, "64KiB"),
+            ("1MiB", 1 << 20, "1MiB"),
+            ("10 mb", 10_000_000, "10MB"),
+            ("3TiB", 3 << 40, "3TiB"),
+            ("1001B", 1_001, "1001B"),
+        ] {
+            let read = text.parse::<HumanBytes>();
+            assert_eq!(read, Ok(HumanBytes(bytes)), "{text}");
+            assert_eq!(HumanBytes(bytes).to_string(), shown);
+            assert_eq!(shown.parse::<HumanBytes>(), Ok(HumanBytes(bytes)), "{shown}");
+        }
+        for text in ["", "MiB", "1.5MiB", "-1", "1M", "1 K iB", "99999999999999TiB", "18446744073709551616"] {
+            assert!(text.parse::<HumanBytes>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_read_as_traefik_reads_them() {

@@ -9,6 +9,7 @@ use super::h1::client::{ClientConn, ResponseBody};
 use super::h1::framing::{Length, Piece};
 use super::h1::server::RequestBody;
 use super::h2;
+use super::pace::Paced;
 
 /// The content of a message. One concrete type, so that what is passed through is never boxed.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub enum Body {
     After(Bytes, Box<Body>),
     /// Copied while it passes.
     Copying(Box<Copying>),
+    /// No faster than it may be.
+    Paced(Box<Paced>),
     /// The pod has switched protocols: from here on bytes flow both ways.
     Tunnel(Box<ClientConn>),
 }
@@ -86,6 +89,7 @@ impl Body {
             Self::Again(again) => again.length,
             Self::After(_, rest) => rest.length(),
             Self::Copying(copying) => copying.length(),
+            Self::Paced(paced) => paced.length(),
         }
     }
 
@@ -101,6 +105,7 @@ impl Body {
             Self::FromClient(body) => body.poll_piece(cx),
             Self::FromPod(body) => body.poll_piece(cx),
             Self::Copying(copying) => copying.poll_piece(cx),
+            Self::Paced(paced) => paced.poll_piece(cx),
             Self::FromH2Client(body) => body.poll_piece(cx),
             Self::FromH2Pod(body) => body.poll_piece(cx),
             Self::Again(again) => {
@@ -125,6 +130,7 @@ impl Body {
         match self {
             Self::FromPod(body) => body.poll_send(cx),
             Self::FromH2Pod(body) => body.poll_send(cx),
+            Self::Paced(paced) => paced.poll_background(cx),
             _ => {}
         }
     }

@@ -20,6 +20,13 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const WS: HeaderValue = HeaderValue::from_static("ws");
+const WSS: HeaderValue = HeaderValue::from_static("wss");
+const PORT_80: HeaderValue = HeaderValue::from_static("80");
+const PORT_443: HeaderValue = HeaderValue::from_static("443");
+
 /// Whom an entry point believes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forwarded {
@@ -92,16 +99,15 @@ impl Forwarded {
         if !trusted {
             drop_claims(headers);
         }
-        let proto = match (kind, peer.tls) {
-            (Kind::Plain, false) => "http",
-            (Kind::Plain, true) => "https",
-            (Kind::WebSocket, false) => "ws",
-            (Kind::WebSocket, true) => "wss",
-        };
         set_if_absent(headers, trusted, X_REAL_IP, || peer.ip.clone());
-        set_if_absent(headers, trusted, X_FORWARDED_PROTO, || HeaderValue::from_static(proto));
+        set_if_absent(headers, trusted, X_FORWARDED_PROTO, || match (kind, peer.tls) {
+            (Kind::Plain, false) => HTTP,
+            (Kind::Plain, true) => HTTPS,
+            (Kind::WebSocket, false) => WS,
+            (Kind::WebSocket, true) => WSS,
+        });
         let secure = peer.tls
-            || headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https" || proto == "wss");
+            || trusted && headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == HTTPS || proto == WSS);
         set_if_absent(headers, trusted, X_FORWARDED_PORT, || port_value(port, secure));
         set_if_absent(headers, trusted, X_FORWARDED_HOST, || {
             HeaderValue::from_maybe_shared(head.authority.clone().into_bytes())
@@ -151,9 +157,9 @@ fn set_if_absent(headers: &mut HeaderMap, look: bool, name: HeaderName, value: i
 
 fn port_value(port: Option<u16>, secure: bool) -> HeaderValue {
     match port {
-        None if secure => HeaderValue::from_static("443"),
-        None | Some(80) => HeaderValue::from_static("80"),
-        Some(443) => HeaderValue::from_static("443"),
+        None if secure => PORT_443,
+        None | Some(80) => PORT_80,
+        Some(443) => PORT_443,
         Some(port) => HeaderValue::from(port),
     }
 }

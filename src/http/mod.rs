@@ -12,5 +12,6 @@ pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod limited;
+pub mod pace;
 pub mod path;
 pub mod text;

@@ -21,6 +21,7 @@ use crate::limit::{InFlightGuard, Stores};
 use crate::matcher::PathMatching;
 
 mod add_prefix;
+mod bandwidth;
 mod breaker_expression;
 mod chain;
 mod circuit_breaker;
@@ -38,6 +39,7 @@ mod testing;
 
 pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
+pub use bandwidth::{Bandwidth, BandwidthConfig, BandwidthCounts, Lane};
 pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
 pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBreakerConfig, Passed, Phase};
 pub use headers::{Headers, HeadersConfig};
@@ -69,6 +71,8 @@ pub enum MiddlewareConfig {
     RateLimit(Box<RateLimitConfig>),
     /// So many requests at once.
     InFlightReq(InFlightReqConfig),
+    /// So many bytes a second of each stream. Not one of Traefik's.
+    Bandwidth(BandwidthConfig),
     /// Sends a request to the same address with another scheme.
     RedirectScheme(RedirectSchemeConfig),
     /// Sends a request again when it failed.
@@ -146,6 +150,7 @@ impl MiddlewareConfig {
             Self::Headers(_) => "headers",
             Self::RateLimit(_) => "rateLimit",
             Self::InFlightReq(_) => "inFlightReq",
+            Self::Bandwidth(_) => "bandwidth",
             Self::Retry(_) => "retry",
             Self::StripPrefixRegex(_) => "stripPrefixRegex",
             Self::ReplacePath(_) => "replacePath",
@@ -190,6 +195,9 @@ impl MiddlewareConfig {
             }
             Self::InFlightReq(config) => {
                 config.compile(name, at, cx).map(|link| Link::Edit(Edit::InFlightReq(Box::new(link))))
+            }
+            Self::Bandwidth(config) => {
+                config.compile(name, at, cx).map(|link| Link::Edit(Edit::Bandwidth(Box::new(link))))
             }
             Self::Retry(config) => {
                 config.compile(name, at, cx).map(|link| Link::Around(Around::Retry(Arc::new(link))))
@@ -260,6 +268,8 @@ pub enum Edit {
     InFlightReq(Box<InFlightReq>),
     /// `rateLimit`.
     RateLimit(Box<RateLimit>),
+    /// `bandwidth`. Bodies are not a link's to see: `proxy` holds them to their rate.
+    Bandwidth(Box<Bandwidth>),
     /// `redirectScheme`.
     RedirectScheme(RedirectScheme),
 }
@@ -277,6 +287,7 @@ impl Edit {
             Self::IpAllowList(link) => link.on_request(context, head),
             Self::InFlightReq(link) => link.on_request(context, head),
             Self::RateLimit(link) => link.on_request(context, head),
+            Self::Bandwidth(_) => Ok(Flow::Next),
             Self::RedirectScheme(link) => Ok(link.on_request(context, head)),
         }
     }
@@ -292,6 +303,7 @@ impl Edit {
             | Self::AddPrefix(_)
             | Self::IpAllowList(_)
             | Self::InFlightReq(_)
+            | Self::Bandwidth(_)
             | Self::RedirectScheme(_) => {}
         }
     }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::admit::Place;
+use super::bandwidth::TunnelPaces;
 use super::core::Core;
 use super::grpc::Call;
 use super::outcome;
@@ -86,6 +87,8 @@ pub struct Exchange<'a> {
     pub closes: bool,
     /// It is a call of gRPC.
     pub grpc: Option<Call>,
+    /// How fast a tunnel may be.
+    pub paces: Option<Box<TunnelPaces>>,
 }
 
 /// The client's end of one exchange, whichever protocol it speaks.
@@ -178,6 +181,7 @@ impl<'a> Exchange<'a> {
             limit: None,
             closes: false,
             grpc: None,
+            paces: None,
             unwelcome: false,
             client_deadline: Millis::MAX,
             attempt_timeout: None,
@@ -249,6 +253,8 @@ pub struct Ending {
     client_deadline: Millis,
     /// How it ended, when it failed.
     pub failure: Option<End>,
+    /// How fast a tunnel may be.
+    pub paces: Option<Box<TunnelPaces>>,
     counted: Option<(Series, MethodLabel, Protocol)>,
     log: Option<Box<PendingRecord>>,
     in_flight: Option<Place>,
@@ -303,6 +309,7 @@ impl Ending {
             deadline: if is_stream(protocol) { exchange.client_deadline } else { exchange.deadline },
             client_deadline: exchange.client_deadline,
             failure: exchange.failure,
+            paces: exchange.paces,
             counted: metrics.then(|| (series, MethodLabel::of(method), protocol)),
             log,
             in_flight: exchange.in_flight,
@@ -333,6 +340,7 @@ impl Ending {
             deadline: Millis::MAX,
             client_deadline: Millis::MAX,
             failure: Some(End::from(error)),
+            paces: None,
             counted: Some((entry.series, MethodLabel::of(&method), Protocol::Http)),
             log,
             in_flight: None,

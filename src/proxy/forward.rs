@@ -2,7 +2,8 @@
 //!
 //! What may be sent again: anything of which no byte was written; else only idempotent requests
 //! (RFC 9110 §9.2.2) whose body was not touched. A try of which nothing reached a pod costs no budget,
-//! because it cannot amplify; every other one does.
+//! because it cannot amplify; every other one does. One that met a connection which the pod has closed is made again
+//! in any case; how often that may be is up to `upstream::reuse`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind, Transport};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
 use crate::upstream::h2::{self as shared, Found, Fresh};
-use crate::upstream::{Dial, Pool, PoolLimits};
+use crate::upstream::{Dial, Pool, PoolLimits, is_gone};
 
 /// Answers a request from a service.
 ///
@@ -127,9 +128,19 @@ pub async fn forward<'a>(
             Err(failure) => failure,
         };
         let Some(untouched) = failure.body else { return Err(failure.error) };
-        // A connection that the pod closed while it was idle says nothing about the pod.
-        let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
-        if failure.written && !is_idempotent(&head.method) {
+        let mut written = failure.written;
+        if written
+            && failure.cut
+            && !is_idempotent(&head.method)
+            && let Some(endpoint) = exchange.tried.last()
+        {
+            // Rare, and its future would make that of every exchange larger.
+            written = !Box::pin(is_gone(endpoint, exchange.slot, exchange.deadline)).await;
+            if !written {
+                exchange.core.suspect(endpoint.id(), Suspicion::Refused);
+            }
+        }
+        if written && !is_idempotent(&head.method) {
             exchange.core.metrics.non_idempotent_lost(service.label);
             return Err(failure.error);
         }
@@ -137,8 +148,11 @@ pub async fn forward<'a>(
             // Another took the place while the connection that was meant for this one died.
             exchange.attempts -= 1;
             exchange.tried.pop();
-        } else if stale && !fresh_only {
+        } else if failure.stale && !fresh_only {
             // Not a try of its own: the request never had a connection that was alive.
+            if written {
+                balanced.budget.charge(clock::now());
+            }
             exchange.core.metrics.retried(service.label, RetryReason::Stale);
             exchange.attempts -= 1;
             exchange.tried.pop();
@@ -156,7 +170,7 @@ pub async fn forward<'a>(
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
-            if failure.written {
+            if written {
                 if !may_retry(exchange, reason) {
                     return Err(failure.error);
                 }
@@ -233,7 +247,10 @@ pub(super) struct Failure {
     /// The body, if it can be sent again.
     body: Option<Body>,
     written: bool,
-    reused: bool,
+    /// A connection that the pod closed while it was idle, which says nothing about the pod.
+    stale: bool,
+    /// See [`ExchangeError::cut`].
+    cut: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
 }
@@ -275,7 +292,7 @@ pub(super) async fn attempt(
         && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
     {
         let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
-        return Err(Failure { error, body: None, written: false, reused: false, crowded: false });
+        return Err(Failure { error, body: None, written: false, stale: false, cut: false, crowded: false });
     }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
@@ -303,7 +320,14 @@ pub(super) async fn attempt(
             if !crowded {
                 attempt.end(Outcome::of(&error));
             }
-            return Err(Failure { error, body: Some(body), written: false, reused: false, crowded });
+            return Err(Failure {
+                error,
+                body: Some(body),
+                written: false,
+                stale: false,
+                cut: false,
+                crowded,
+            });
         }
     };
     let header_timeout =
@@ -328,6 +352,7 @@ pub(super) async fn attempt(
     // The first try on a connection that was there begins with the request.
     let started =
         if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let shared = matches!(way, Road::Shared(_));
     let result = match way {
         Road::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
         // In a box, so that requests over HTTP/1 do not carry its size.
@@ -342,7 +367,7 @@ pub(super) async fn attempt(
             attempt.end(Outcome::Answered { status: head.status, latency: took });
             Ok(Answered { response: Response { head, body }, place, took })
         }
-        Err(ExchangeError { cause, written, reused, body }) => {
+        Err(ExchangeError { cause, written, reused, cut, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
                 // As a pod does that is being stopped, and whatever stands before one that is gone.
                 core.suspect(endpoint.id(), Suspicion::Refused);
@@ -360,9 +385,11 @@ pub(super) async fn attempt(
                 ExchangeCause::Deadline => exchange.overdue(),
             };
             let closed = matches!(error, ProxyError::UpstreamClosed { .. });
-            attempt.end(if reused && closed { Outcome::Stale } else { Outcome::of(&error) });
+            // One that others share was not idle, and what was sent on it was sent.
+            let stale = reused && closed && !(shared && written);
+            attempt.end(if stale { Outcome::Stale } else { Outcome::of(&error) });
             let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
+            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, crowded: false })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The life of one request: [`serve::serve`] is the whole path, read top to bottom.
 
 pub mod admit;
+pub mod bandwidth;
 mod breaker;
 pub mod core;
 pub mod exchange;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::exchange::Exchange;
-use super::{breaker, forward, limit, respond, retry};
+use super::{bandwidth, breaker, forward, limit, respond, retry};
 use crate::common::clock;
 use crate::common::importance::Importance;
 use crate::common::timer::{deadline, limit};
@@ -182,8 +182,10 @@ pub async fn run_chain<'a>(
         },
     };
     for entry in chain[..passed].iter().rev() {
-        if let Link::Edit(edit) = &entry.link {
-            edit.on_response(&exchange.links, &mut response.head);
+        match &entry.link {
+            Link::Edit(Edit::Bandwidth(link)) => bandwidth::download(exchange, link, &mut response.body),
+            Link::Edit(edit) => edit.on_response(&exchange.links, &mut response.head),
+            Link::Around(_) => {}
         }
     }
     response
@@ -203,6 +205,9 @@ async fn go_in<'a>(
                     exchange.note(&error);
                     return (passed, Ok(respond::refusal(&error)));
                 }
+            }
+            Link::Edit(Edit::Bandwidth(link)) => {
+                request.body = bandwidth::upload(exchange, link, request.body);
             }
             Link::Edit(edit) => match edit.on_request(&mut exchange.links, &mut request.head) {
                 Ok(Flow::Next) => {}

@@ -9,9 +9,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, header};
 
+use super::bandwidth::TunnelPaces;
 use crate::common::clock::Millis;
 use crate::common::timer::{Slot, Wait};
 use crate::http::h1::io::Io;
+use crate::http::pace::Paces;
 
 /// What one direction holds at most.
 const BUFFER: usize = 16 * 1024;
@@ -39,7 +41,7 @@ pub enum TunnelEnd {
 }
 
 /// Passes bytes between a client and a pod. `client_first` and `pod_first` were read ahead of the switch.
-/// `idle` is in milliseconds; 0 for ever.
+/// `idle` is in milliseconds; 0 for ever. `paces` say how fast.
 pub async fn run(
     client: &Io,
     pod: &Io,
@@ -47,9 +49,11 @@ pub async fn run(
     pod_first: BytesMut,
     slot: &Slot,
     idle: Millis,
+    paces: Option<Box<TunnelPaces>>,
 ) -> Tunnelled {
-    let mut up = Direction { buf: client_first, eof: false, done: false, moved: 0 };
-    let mut down = Direction { buf: pod_first, eof: false, done: false, moved: 0 };
+    let TunnelPaces { up, down } = paces.map(|paces| *paces).unwrap_or_default();
+    let mut up = Direction { buf: client_first, eof: false, done: false, moved: 0, paces: up };
+    let mut down = Direction { buf: pod_first, eof: false, done: false, moved: 0, paces: down };
     let end = watch(slot, idle, |cx| {
         up.poll(client, pod, cx)?;
         down.poll(pod, client, cx)?;
@@ -94,6 +98,7 @@ struct Direction {
     eof: bool,
     done: bool,
     moved: u64,
+    paces: Paces,
 }
 
 impl Direction {
@@ -101,11 +106,13 @@ impl Direction {
     fn poll(&mut self, from: &Io, to: &Io, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             while !self.buf.is_empty() {
-                match to.poll_write(cx, &[IoSlice::new(&self.buf)]) {
+                let Poll::Ready(most) = self.paces.allow(cx, self.buf.len()) else { return Ok(()) };
+                match to.poll_write(cx, &[IoSlice::new(&self.buf[..most])]) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(written)) => {
                         self.buf.advance(written);
                         self.moved += written as u64;
+                        self.paces.spend(written as u64);
                     }
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => return Ok(()),
@@ -165,9 +172,12 @@ pub async fn run_on_stream(
     pod_first: BytesMut,
     slot: &Slot,
     idle: Millis,
+    paces: Option<Box<TunnelPaces>>,
 ) -> Tunnelled {
-    let mut up = Inward { receive, piece: Bytes::new(), unreleased: 0, eof: false, done: false, moved: 0 };
-    let mut down = Outward { send, buf: pod_first, eof: false, done: false, moved: 0 };
+    let TunnelPaces { up, down } = paces.map(|paces| *paces).unwrap_or_default();
+    let (piece, unreleased) = (Bytes::new(), 0);
+    let mut up = Inward { receive, piece, unreleased, eof: false, done: false, moved: 0, paces: up };
+    let mut down = Outward { send, buf: pod_first, eof: false, done: false, moved: 0, paces: down };
     let end = watch(slot, idle, |cx| {
         up.poll(pod, cx)?;
         down.poll(pod, cx)?;
@@ -189,17 +199,20 @@ struct Inward {
     eof: bool,
     done: bool,
     moved: u64,
+    paces: Paces,
 }
 
 impl Inward {
     fn poll(&mut self, pod: &Io, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             while !self.piece.is_empty() {
-                match pod.poll_write(cx, &[IoSlice::new(&self.piece)]) {
+                let Poll::Ready(most) = self.paces.allow(cx, self.piece.len()) else { return Ok(()) };
+                match pod.poll_write(cx, &[IoSlice::new(&self.piece[..most])]) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(written)) => {
                         self.piece.advance(written);
                         self.moved += written as u64;
+                        self.paces.spend(written as u64);
                     }
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => return Ok(()),
@@ -237,14 +250,16 @@ struct Outward {
     eof: bool,
     done: bool,
     moved: u64,
+    paces: Paces,
 }
 
 impl Outward {
     fn poll(&mut self, pod: &Io, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             while !self.buf.is_empty() {
-                self.send.reserve_capacity(self.buf.len());
-                let capacity = self.send.capacity().min(self.buf.len());
+                let Poll::Ready(most) = self.paces.allow(cx, self.buf.len()) else { return Ok(()) };
+                self.send.reserve_capacity(most);
+                let capacity = self.send.capacity().min(most);
                 if capacity == 0 {
                     match self.send.poll_capacity(cx) {
                         Poll::Ready(Some(Ok(_))) => continue,
@@ -255,6 +270,7 @@ impl Outward {
                 }
                 let part = self.buf.split_to(capacity).freeze();
                 self.moved += capacity as u64;
+                self.paces.spend(capacity as u64);
                 self.send.send_data(part, false).map_err(io::Error::other)?;
             }
             if self.eof {

@@ -227,8 +227,10 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
-            // An idle connection is not as large as one that serves.
-            match Box::pin(self.exchange(snapshot, parsed)).await {
+            // An idle connection is not as large as one that serves. The room comes first, so that the exchange is
+            // made in it and not moved there.
+            let room = Box::new_uninit();
+            match Box::into_pin(Box::write(room, self.exchange(snapshot, parsed))).await {
                 Next::Keep => {}
                 Next::Close(reason) => return Some(reason),
             }
@@ -513,7 +515,8 @@ impl Connection<'_> {
         let ahead = self.conn.take_buffered();
         let behind = pod.take_buffered();
         let idle = ending.idle_timeout;
-        let passed = tunnel::run(self.conn.io(), pod.io(), ahead, behind, &self.slot, idle).await;
+        let paces = ending.paces.take();
+        let passed = tunnel::run(self.conn.io(), pod.io(), ahead, behind, &self.slot, idle, paces).await;
         if let tunnel::TunnelEnd::Idle = passed.end {
             let error = ProxyError::IdleTimeout { endpoint: EndpointText::Name("tunnel".into()) };
             note_failure(self.core, &error);

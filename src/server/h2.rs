@@ -636,7 +636,8 @@ async fn tunnelled(
     mut ending: Ending,
 ) {
     let behind = pod.take_buffered();
-    let passed = tunnel::run_on_stream(receive, send, pod.io(), behind, slot, ending.idle_timeout).await;
+    let (idle, paces) = (ending.idle_timeout, ending.paces.take());
+    let passed = tunnel::run_on_stream(receive, send, pod.io(), behind, slot, idle, paces).await;
     if let tunnel::TunnelEnd::Idle = passed.end {
         let error = ProxyError::IdleTimeout { endpoint: EndpointText::Name("tunnel".into()) };
         note_failure(core, &error);

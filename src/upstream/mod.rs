@@ -1,6 +1,7 @@
 //! The way to the pods: connections kept per core and endpoint, and how new ones are made.
 
 pub mod h2;
+pub mod reuse;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,12 +20,16 @@ use crate::common::timer::{Slot, Timers};
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
-use crate::http::h1::client::{ClientConn, Home};
+use crate::http::h1::client::{ClientConn, Home, Unread};
 use crate::http::h1::io::Io;
 use crate::http::h2::limits::ClientLimits;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
 use crate::tls::client::{ClientTls, Offer, reason};
+use crate::upstream::reuse::Reuse;
 
+/// Between two looks whether somebody listens, and how long one may take; milliseconds.
+const GONE_PAUSE: Millis = 30;
+const GONE_PATIENCE: Millis = 250;
 /// While TLS with an endpoint fails, it is said so often on each core.
 const WARNING: Millis = 10_000;
 
@@ -59,6 +64,7 @@ pub struct Pool {
     complaints: Complaints,
     /// The endpoint is no longer configured: what comes back is closed.
     retired: Cell<bool>,
+    reuse: Reuse,
 }
 
 /// How many connections are kept, and for how long.
@@ -156,6 +162,7 @@ impl Pools {
                 tls: tls.cloned(),
                 complaints: Complaints::default(),
                 retired: Cell::new(false),
+                reuse: Reuse::default(),
             })
         };
         let pool = pools.entry(endpoint.id()).or_insert_with(new);
@@ -212,6 +219,9 @@ impl Pools {
 impl Pool {
     /// Takes a connection that can be used, as far as is known; with `ask_kernel`, as far as can be known.
     pub fn take(&self, ask_kernel: bool) -> Option<Box<ClientConn>> {
+        if !self.reuse.is_wise(clock::recent()) {
+            return None;
+        }
         let idle_timeout = self.limits.get().idle_timeout;
         loop {
             let conn = self.idle.borrow_mut().pop()?;
@@ -284,7 +294,10 @@ impl Pool {
 
 impl Home for Pool {
     fn give_back(&self, conn: Box<ClientConn>) {
-        if self.retired.get() {
+        if conn.has_served_again() {
+            self.reuse.went_well();
+        }
+        if self.retired.get() || !self.reuse.is_wise(clock::recent()) {
             return;
         }
         if self.endpoint.idle().fetch_add(1, Ordering::Relaxed) >= self.limits.get().max_idle {
@@ -294,12 +307,41 @@ impl Home for Pool {
         self.metrics.pool_idle_added(self.service);
         self.idle.borrow_mut().push(conn);
     }
+
+    fn was_stale(&self, unread: Unread) {
+        // The others have been idle for longer.
+        self.clear();
+        if unread == Unread::Unknown {
+            self.reuse.failed(clock::now());
+        }
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Whether nobody listens at an endpoint any more, a moment after it has reset a connection.
+///
+/// Asked twice, as the end of a pod closes its connections before its listener, or the other way round. An endpoint
+/// whose connections are not refused but lost is not known to be gone.
+pub async fn is_gone(endpoint: &Endpoint, slot: &Slot, deadline: Millis) -> bool {
+    for pause in [0, GONE_PAUSE] {
+        if pause > 0 {
+            slot.until((clock::now() + pause).min(deadline)).await;
+        }
+        let until = (clock::now() + GONE_PATIENCE).min(deadline);
+        match connect(endpoint, slot, until).await {
+            Ok(_) => {}
+            Err(ProxyError::Connect { cause, .. }) => {
+                return cause.kind() == io::ErrorKind::ConnectionRefused;
+            }
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Connects to an endpoint. A name is resolved anew each time and each of its addresses is tried.

@@ -7,6 +7,7 @@ mod harness;
 mod access_log;
 mod admin;
 mod balancing;
+mod bandwidth;
 mod basic;
 mod cli;
 mod faults;

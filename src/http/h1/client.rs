@@ -32,7 +32,7 @@ const MAX_INTERIM: usize = 16;
 /// What surely goes out as one segment where it is written at once, in bytes: IPv6 allows links of 1280, less heads.
 const SEGMENT: u64 = 1200;
 /// How often, and how many milliseconds apart, a reset is waited for: a round trip within a cluster, and more.
-const RESET_LOOKS: u32 = 8;
+const RESET_LOOKS: u32 = 9;
 const RESET_PAUSE: Millis = 10;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Millis = 1000;
@@ -56,6 +56,18 @@ pub struct ClientConn {
 pub trait Home: std::fmt::Debug {
     /// Takes it back.
     fn give_back(&self, conn: Box<ClientConn>);
+
+    /// One that had served before ended instead of answering.
+    fn was_stale(&self, unread: Unread);
+}
+
+/// Whether the other side has read a request that it did not answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unread {
+    /// It had closed the connection before.
+    Surely,
+    /// It may have.
+    Unknown,
 }
 
 /// A place among a limited number of connections, given back when the connection is dropped.
@@ -91,7 +103,10 @@ pub struct ExchangeError {
     pub written: bool,
     /// Whether the connection had served requests before.
     pub reused: bool,
-    /// The request's body, if no piece of it was taken.
+    /// It went out whole and at once, and was met by a reset: whoever closes a connection sends one in place of an end
+    /// when something unread has come. If that was the end of the pod, nobody has read the request.
+    pub cut: bool,
+    /// The request's body, if it can be sent again.
     pub body: Option<Body>,
 }
 
@@ -151,6 +166,11 @@ impl ClientConn {
         self.served > 0
     }
 
+    /// Whether it has served another request after its first.
+    pub fn has_served_again(&self) -> bool {
+        self.served > 1
+    }
+
     /// When it was last given back.
     pub fn idle_since(&self) -> Millis {
         self.idle_since
@@ -186,7 +206,7 @@ impl ClientConn {
         if self.served == 0
             && let Err(cause) = self.listen_first()
         {
-            return Err(ExchangeError { cause, written: false, reused: false, body: Some(body) });
+            return Err(ExchangeError { cause, written: false, reused: false, cut: false, body: Some(body) });
         }
         let length = body.length();
         let out = std::mem::take(&mut self.out);
@@ -287,13 +307,22 @@ impl ClientConn {
             Err(cause) => {
                 let reused = self.served > 0;
                 let closed = matches!(cause, ExchangeCause::Closed(_)) && self.buf.is_empty();
-                let asks = closed && !head.method.is_idempotent() && sender.fits_a_segment();
-                let unread = asks && self.was_closed_before(&cause, wants.slot, wants.deadline).await;
+                let whole = closed && sender.fits_a_segment();
+                // What is sent again anyway is worth one look, but no wait.
+                let looks = if head.method.is_idempotent() { 1 } else { RESET_LOOKS };
+                let unread = whole && self.was_closed_before(&cause, wants.slot, wants.deadline, looks).await;
+                let is_reset = matches!(&cause, ExchangeCause::Closed(error)
+                    if error.kind() == io::ErrorKind::ConnectionReset);
+                let cut = whole && !unread && is_reset && self.io.is_plain();
+                if reused && closed {
+                    home.was_stale(if unread { Unread::Surely } else { Unread::Unknown });
+                }
                 return Err(ExchangeError {
                     cause,
                     written: sender.written > 0 && !unread,
                     reused,
-                    body: if unread { sender.into_body() } else { sender.untouched_body() },
+                    cut,
+                    body: if unread || cut { sender.into_body() } else { sender.untouched_body() },
                 });
             }
         };
@@ -308,6 +337,7 @@ impl ClientConn {
                     cause: ExchangeCause::Malformed("switched protocols without being asked"),
                     written: true,
                     reused: self.served > 0,
+                    cut: false,
                     body: None,
                 });
             }
@@ -345,14 +375,20 @@ impl ClientConn {
 impl ClientConn {
     /// Whether the pod had closed the connection before the request came to it, so that nobody has read it. Its
     /// reset may still be under way: that takes a round trip.
-    async fn was_closed_before(&self, cause: &ExchangeCause, slot: &Slot, deadline: Millis) -> bool {
+    async fn was_closed_before(
+        &self,
+        cause: &ExchangeCause,
+        slot: &Slot,
+        deadline: Millis,
+        looks: u32,
+    ) -> bool {
         if let ExchangeCause::Closed(error) = cause
             && error.kind() != io::ErrorKind::UnexpectedEof
         {
             // Of a read, which takes the report itself.
             return error.kind() == io::ErrorKind::BrokenPipe && self.io.is_plain();
         }
-        for _ in 0..RESET_LOOKS {
+        for _ in 1..looks {
             if self.io.was_closed_before() {
                 return true;
             }
@@ -684,6 +720,8 @@ mod tests {
 
     impl Home for Nowhere {
         fn give_back(&self, _: Box<ClientConn>) {}
+
+        fn was_stale(&self, _: Unread) {}
     }
 
     /// A connection that has served a request, and the pod's end of it.

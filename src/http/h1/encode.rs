@@ -241,11 +241,38 @@ pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 fn put_name(out: &mut [u8], name: &[u8]) {
+    let Some(whole) = name.len().checked_sub(8) else {
+        let mut capital = true;
+        for (to, byte) in out.iter_mut().zip(name) {
+            *to = if capital { byte.to_ascii_uppercase() } else { *byte };
+            capital = *byte == b'-';
+        }
+        return;
+    };
     let mut capital = true;
-    for (to, byte) in out.iter_mut().zip(name) {
-        *to = if capital { byte.to_ascii_uppercase() } else { *byte };
-        capital = *byte == b'-';
+    for at in (0..whole).step_by(8) {
+        capital = put_eight(out, name, at, capital);
     }
+    // The last eight again, in part.
+    put_eight(out, name, whole, whole == 0 || name[whole - 1] == b'-');
+}
+
+/// Eight letters of a name at once; whether the one after them is a capital.
+fn put_eight(out: &mut [u8], name: &[u8], at: usize, capital: bool) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let (Some(from), Some(to)) = (name[at..].first_chunk(), out[at..].first_chunk_mut()) else {
+        return capital;
+    };
+    // Names are ASCII: adding less than 0x80 to a byte of one never carries into the next.
+    let letters = u64::from_le_bytes(*from);
+    let dashes = !((letters ^ each(b'-')) + each(0x7f)) & HIGH;
+    let small = (letters + each(0x80 - b'a')) & !(letters + each(0x7f - b'z')) & HIGH;
+    let capitals = dashes << 8 | if capital { 0x80 } else { 0 };
+    *to = (letters ^ (capitals & small) >> 2).to_le_bytes();
+    dashes >> 63 == 1
 }
 
 fn put_decimal(out: &mut BytesMut, mut number: u64) {

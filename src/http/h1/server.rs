@@ -183,7 +183,9 @@ impl ServerConn {
                 return Poll::Ready(false);
             }
             state.head.release();
-            memory::keep_buffer(std::mem::take(&mut state.buf));
+            if state.buf.capacity() > 0 {
+                memory::keep_buffer(std::mem::take(&mut state.buf));
+            }
             if ready!(self.io.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }

@@ -85,14 +85,14 @@ pub async fn exchange(
         Ok(request) => request,
         Err(what) => {
             let cause = ExchangeCause::RequestBody(BodyError::ClientMalformed(what));
-            return Err(ExchangeError { cause, written: false, reused, body: None });
+            return Err(ExchangeError { cause, written: false, reused, cut: false, body: None });
         }
     };
     let (mut response, stream) = match lease.open(request, length == Length::Empty) {
         Ok(opened) => opened,
         Err(error) => {
             let cause = ExchangeCause::Closed(io::Error::other(error));
-            return Err(ExchangeError { cause, written: false, reused, body: Some(body) });
+            return Err(ExchangeError { cause, written: false, reused, cut: false, body: Some(body) });
         }
     };
     let mut out = (length != Length::Empty).then(|| Outflow::new(stream, length, Keep::Pieces));
@@ -163,11 +163,16 @@ pub async fn exchange(
                 Some(out) => out.into_body(body, length),
                 None => Some(body),
             };
-            return Err(ExchangeError { cause, written, reused, body: untouched });
+            return Err(ExchangeError { cause, written, reused, cut: false, body: untouched });
         }
     };
-    let malformed =
-        |what| ExchangeError { cause: ExchangeCause::Malformed(what), written: true, reused, body: None };
+    let malformed = |what| ExchangeError {
+        cause: ExchangeCause::Malformed(what),
+        written: true,
+        reused,
+        cut: false,
+        body: None,
+    };
     let (parts, receive) = response.into_parts();
     let mut headers = parts.headers;
     if headers.len() > MAX_FIELDS {

@@ -104,6 +104,8 @@ metrics! {
     OVERLOAD_REFUSED = Counter "sluicegate_overload_refused_total" "What the whole proxy's own limits refused: requests for want of memory, connections that were told so, and connections that were closed.";
     OUTBOUND_DECISIONS = Counter "sluicegate_outbound_limit_decisions_total" "What the limits on requests to services said, by service.";
     OUTBOUND_PAUSES = Counter "sluicegate_outbound_limit_pauses_total" "Pauses that upstreams asked for with 429 or Retry-After, by service.";
+    BANDWIDTH_SLOWED = Counter "sluicegate_bandwidth_slowed_total" "Bodies and tunnels that had to wait for their bandwidth, by middleware and direction; counted when they end.";
+    BANDWIDTH_WAITED = Counter "sluicegate_bandwidth_wait_seconds_total" "How long bodies and tunnels waited for their bandwidth, together, by middleware and direction; counted when they end.";
     LIMIT_BUCKETS = Gauge "sluicegate_limiter_buckets" "Buckets of rate limits held in memory, by limit.";
     LIMIT_BYTES = Gauge "sluicegate_limiter_bytes" "Memory of the tables that hold buckets of rate limits, by limit.";
     LIMIT_EVICTED = Counter "sluicegate_limiter_evicted_total" "Buckets that were pushed out while requests were still owed to them, by limit; more than a few mean that its bound is too small.";
