@@ -446,7 +446,7 @@ fn samples(
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
     let snapshot = shared.snapshot.load();
     let mut states = Vec::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         if let ServiceKind::Balanced(balanced) = &service.kind {
             for member in balanced.endpoints.load().members() {
                 states.push(EndpointState {
@@ -464,7 +464,7 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
 fn resilience(shared: &Shared) -> serde_json::Value {
     let snapshot = shared.snapshot.load();
     let mut services = serde_json::Map::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         let ServiceKind::Balanced(balanced) = &service.kind else { continue };
         let mut shown = serde_json::Map::new();
         shown.insert("retriesLeft".to_owned(), json!(balanced.budget.left(clock::now())));

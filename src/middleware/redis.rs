@@ -12,7 +12,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::common::units::HumanDuration;
 use crate::limit::Limit;
 use crate::limit::redis::{
-    Address, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use,
+    Address, GivesBack, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use,
 };
 
 /// Redis's port.
@@ -257,21 +257,28 @@ pub struct Redis {
 
 impl Redis {
     /// Puts the buckets of a limit there.
-    pub fn bind(&self, name: &str, limit: Arc<Limit>, registry: &mut Registry) -> SharedLimit {
+    pub fn bind(
+        &self,
+        name: &str,
+        limit: Arc<Limit>,
+        gives_back: GivesBack,
+        registry: &mut Registry,
+    ) -> SharedLimit {
         let units = limit.windows().iter().map(|window| (&window.name, window.quota));
         let views = registry.views(name, &format!("{:?}", units.collect::<Vec<_>>()));
-        let how = self.how(&limit);
+        let how = self.how(&limit, gives_back);
         SharedLimit::new(registry.backend(&self.settings), name, limit, views, how)
     }
 
-    fn how(&self, limit: &Limit) -> Use {
+    fn how(&self, limit: &Limit, gives_back: GivesBack) -> Use {
         let burst = limit.windows().iter().map(|window| window.quota.burst()).min();
         let lease = self.lease.unwrap_or(burst.unwrap_or(1) / 10);
         let mode = match self.mode {
             RedisMode::Exact => Mode::Exact,
             RedisMode::Lease => Mode::Lease(NonZeroU64::new(lease).unwrap_or(NonZeroU64::MIN)),
         };
-        Use { mode, on_failure: self.on_failure, replicas: self.replicas, max_keys: self.max_keys }
+        let (on_failure, replicas, max_keys) = (self.on_failure, self.replicas, self.max_keys);
+        Use { mode, on_failure, replicas, max_keys, gives_back }
     }
 }
 
@@ -338,7 +345,7 @@ mod tests {
         let not_zero = |number| NonZeroU64::new(number).expect("not zero");
         let quota = Quota::new(not_zero(1), Duration::from_secs(1), not_zero(50));
         let limit = Limit::new([Window { name: "default".into(), quota }]);
-        compiled.map(|redis| (redis.settings.clone(), redis.how(&limit))).ok_or(paths)
+        compiled.map(|redis| (redis.settings.clone(), redis.how(&limit, GivesBack::No))).ok_or(paths)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use h2::{Ping, Reason, RecvStream};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::connection::{Control, Drain, LINGER, send_failure};
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -26,9 +27,8 @@ use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
 use crate::http::h1::memory::HeadShare;
 use crate::http::h1::server::{SendError, SendPatience};
-use crate::http::h2::limits::ServerLimits;
 use crate::http::h2::request::{self, Content, ParsedRequest};
-use crate::http::h2::server::{Answer, ServerStream};
+use crate::http::h2::server::{Answer, ServerStream, builder};
 use crate::http::h2::watch::{Flood, Overrun};
 use crate::http::h2::wire::{Refused, Watch, Wire};
 use crate::http::head::Response;
@@ -162,21 +162,6 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
         coming: HeadShare::default(),
     };
     driver.run(&slot).await
-}
-
-fn builder(limits: &ServerLimits) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(limits.header_list)
-        .header_table_size(limits.decoder_table)
-        .max_send_buffer_size(limits.send_buffer)
-        .max_pending_accept_reset_streams(limits.pending_resets)
-        .max_local_error_reset_streams(Some(limits.local_resets))
-        .enable_connect_protocol();
-    builder
 }
 
 /// Of the entry point, when the connection began. Milliseconds; 0 for none.
@@ -475,7 +460,8 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
         Ok(parsed) => {
             let stream = ServerStream::new(respond, core.timers.slot(), parsed.expects_continue);
             let served = Stream { shared: &shared, stream, receive, started };
-            served.exchange(snapshot, parsed).await;
+            // A task is moved to where it stays, and this would make it large.
+            in_place(|| served.exchange(snapshot, parsed)).await;
         }
         Err(error) => {
             let stream = ServerStream::new(respond, core.timers.slot(), false);
@@ -488,6 +474,7 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
             let slot = core.timers.slot();
             let patience = SendPatience {
                 body_idle: 0,
+                quiet: 0,
                 client_idle: LINGER,
                 deadline: clock::now() + LINGER,
                 half_closed: 0,
@@ -592,11 +579,15 @@ impl Stream<'_> {
         let answer = Answer { head_only: method == Method::HEAD, date: &date, grpc: is_grpc };
         let patience = SendPatience {
             body_idle: ending.idle_timeout,
+            quiet: ending.quiet,
             client_idle: stall_timeout,
             deadline: ending.deadline.min(write_deadline),
             half_closed: 0,
         };
         if let Err(error) = stream.send(head, &mut body, answer, &slot, patience).await {
+            if error.is_pods_or_clients() && !body.has_stood_still() {
+                ending.broke_off();
+            }
             let error = match error {
                 SendError::Deadline => ending.overdue(),
                 error => send_failure(error, endpoint).0,

@@ -340,6 +340,66 @@ fn the_policy_says_who_decides_without_redis() {
     }
 }
 
+/// Only failed logins count: `/fail` is answered with 401, all else with 200.
+fn logins(origin: &Origin, redis: &str) -> Proxy {
+    let text = document(Rate { average: 1, burst: 4 }, redis);
+    let text = text.replace("maxDelay: 0", "maxDelay: 0\n        period: 1h\n        countStatus: ['401']");
+    proxy().origin("origin", origin).config(&text).start()
+}
+
+fn door() -> Origin {
+    origin().on("/fail", |_, peer| peer.respond("401 Unauthorized", &[], "no")).start()
+}
+
+/// Tokens that the one bucket of a server is lacking, rounded up.
+fn spent(server: &RedisServer) -> u64 {
+    let keys = server.keys();
+    let Some(key) = keys.iter().find(|key| key.contains("limit")) else { return 0 };
+    let text: Option<String> = redis::cmd("GET").arg(key).query(&mut server.connect()).expect("a text");
+    let numbers: Vec<u64> =
+        text.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
+    if let [_, spent, token, _] = numbers[..] { spent.div_ceil(token) } else { 0 }
+}
+
+#[test]
+fn only_failed_logins_count_whichever_replica_they_come_to() {
+    let (server, origin) = (RedisServer::start(), door());
+    let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+    let replicas = [(); 2].map(|()| logins(&origin, &redis));
+    replicas.iter().for_each(|replica| await_redis(replica, 1.0));
+    let mut clients = replicas.each_ref().map(|replica| replica.client("a.test"));
+    let mut ask = |replica: usize, target: &str| clients[replica].get_with(target, &[("X-Key", "a")]).status;
+
+    for round in 0..10 {
+        assert_eq!(ask(round % 2, "/"), 200, "{round}");
+        eventually("it is given back", || spent(&server) == 0);
+    }
+    for round in 0..4 {
+        assert_eq!(ask(round % 2, "/fail"), 401, "{round}");
+    }
+    assert_eq!([ask(0, "/"), ask(1, "/")], [429, 429], "whoever has used them up is refused anywhere");
+    assert_eq!(spent(&server), 4);
+}
+
+#[test]
+fn without_redis_only_failed_logins_count_against_the_share() {
+    let (mut server, origin) = (RedisServer::start(), door());
+    let proxy = logins(&origin, &format!("endpoints: ['{}'], replicas: 2", server.address()));
+    await_redis(&proxy, 1.0);
+    server.kill();
+    await_redis(&proxy, 0.0);
+    let mut client = proxy.client("a.test");
+    let mut ask = |target: &str| client.get_with(target, &[("X-Key", "a")]).status;
+
+    assert_eq!([(); 10].map(|()| ask("/")), [200; 10]);
+    assert_eq!([ask("/fail"), ask("/fail"), ask("/fail")], [401, 401, 429]);
+
+    let fallback = "sluicegate_limiter_decisions_total{middleware=\"limit\",decision=\"fallback\"}";
+    assert_eq!(proxy.metric(fallback), 12.0, "what went on by the word of onFailure");
+    let refused = "sluicegate_limiter_decisions_total{middleware=\"limit\",decision=\"refused\"}";
+    assert_eq!(proxy.metric(refused), 1.0);
+}
+
 #[test]
 fn a_flood_that_redis_has_refused_does_not_reach_it() {
     let (server, origin) = (RedisServer::start(), origin().start());

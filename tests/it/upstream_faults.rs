@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Response;
-use crate::harness::{BlackHole, Failure, Origin, Proxy, Refused, eventually, origin, proxy};
+use crate::harness::{BlackHole, Failure, Gate, Origin, Proxy, Refused, eventually, origin, proxy};
 
 /// A service of two endpoints, `{a}` and `{b}`, with keys for its load balancer.
 fn pair(a: &str, b: &str, keys: &str) -> Proxy {
@@ -541,24 +541,30 @@ fn a_post_that_nobody_has_read_when_its_pod_ends_is_sent_to_another() {
 
 #[test]
 fn bytes_behind_an_answer_poison_no_other_request() {
+    const ROUNDS: usize = 10;
+    // Open once the client has read the round's answer: what follows it comes when the connection is at rest.
+    let answered: Arc<[Gate; ROUNDS]> = Arc::default();
     let count = Arc::new(AtomicUsize::new(0));
+    let poisoned = Arc::new(AtomicUsize::new(0));
+    let (gates, written) = (Arc::clone(&answered), Arc::clone(&poisoned));
     let origin = origin()
         .on("/poison", move |_, peer| {
             let number = count.fetch_add(1, Ordering::AcqRel);
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             if number % 2 == 1 {
-                peer.pause(Duration::from_millis(20));
+                gates[number].pass();
             }
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            written.fetch_add(1, Ordering::AcqRel);
         })
         .get("/clean", "clean")
         .start();
     let proxy = proxy().all_to(&origin).start();
 
-    for _ in 0..10 {
+    for round in 0..ROUNDS {
         assert_eq!(proxy.get("a.test", "/poison").expect(200).text(), "ok");
-        // The second half of the poison may come when the connection rests in the pool.
-        std::thread::sleep(Duration::from_millis(30));
+        answered[round].open();
+        eventually("the poison is on its way", || poisoned.load(Ordering::Acquire) == round + 1);
         assert_eq!(proxy.get("a.test", "/clean").expect(200).text(), "clean");
     }
 }
