@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, AdminView, InternalService};
@@ -48,6 +48,8 @@ const REMOVED_GRACE: Duration = Duration::from_secs(10);
 const REMOVED_KEPT: Duration = Duration::from_secs(30);
 /// How long a socket that is closed waits for handshakes under way: a round trip to most clients.
 const HANDSHAKES: Duration = Duration::from_millis(50);
+/// How long connections that are cut may take to notice.
+const CUT: Duration = Duration::from_secs(1);
 /// How often old configurations are looked at for whether anybody still uses them.
 const FORGET: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,9 @@ pub struct Reloader {
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
     closing: Vec<Closing>,
+    /// Entry points that have stopped for good while the process ends; a document that comes by then does not
+    /// open them again.
+    stopped: BTreeMap<EntryPointName, ListenerId>,
     turned_away: Arc<Mutex<BTreeMap<EntryPointName, Arc<TurnedAway>>>>,
 }
 
@@ -103,14 +108,53 @@ struct Listening {
 
 /// A listener that is gone, whose connections may still be open.
 struct Closing {
+    name: EntryPointName,
     id: ListenerId,
     port: u16,
     socket: Weak<TcpListener>,
     admissions: Arc<Admissions>,
     since: Instant,
+    /// How long requests may take when the process ends.
+    grace: Duration,
 }
 
 impl Closing {
+    fn of(name: EntryPointName, old: &Listening) -> Self {
+        Self {
+            name,
+            id: old.id,
+            port: old.address.port,
+            socket: Arc::downgrade(&old.socket),
+            admissions: Arc::clone(&old.admissions),
+            since: Instant::now(),
+            grace: old.grace.1,
+        }
+    }
+
+    /// Lets its connections end for as long as it may, then cuts them.
+    async fn finish(self, cores: Arc<Cores>) {
+        cores.drain(Some(self.id), Drain::Close);
+        if self.ends_within(self.grace).await {
+            return;
+        }
+        let (entry_point, connections) = (&self.name, self.admissions.open());
+        let seconds = self.grace.as_secs_f64();
+        tracing::warn!(%entry_point, connections, seconds, "connections cut, graceTimeOut is over");
+        cores.cut(self.id);
+        self.ends_within(CUT).await;
+    }
+
+    async fn ends_within(&self, span: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + span;
+        while self.admissions.open() > 0 {
+            if tokio::time::Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
     fn is_over(&self) -> bool {
         let is_open = self.socket.strong_count() > 0 || self.admissions.open() > 0;
         !is_open || self.since.elapsed() > REMOVED_KEPT
@@ -172,10 +216,10 @@ impl Reloader {
             hash: String::new(),
             entry_points: Vec::new(),
             draining: Vec::new(),
-            services: BTreeMap::new(),
+            services: Arc::default(),
             memory: crate::http::h1::memory::Budgets::default(),
-            stores: crate::limit::Stores::new(),
-            tls: crate::snapshot::tls::Tls::default(),
+            stores: Arc::default(),
+            tls: Arc::default(),
         };
         let shared = Arc::new(Shared {
             snapshot: Live::new(empty),
@@ -212,6 +256,7 @@ impl Reloader {
             stale: Vec::new(),
             old: Vec::new(),
             closing: Vec::new(),
+            stopped: BTreeMap::new(),
             turned_away,
         };
         match reloader.open(&candidate) {
@@ -321,7 +366,7 @@ impl Reloader {
                 .listeners
                 .get(&draft.name)
                 .is_some_and(|old| old.address == draft.address && old.reuse_port == draft.reuse_port);
-            if kept {
+            if kept || self.stopped.contains_key(&draft.name) {
                 continue;
             }
             match self.bind(draft.address, draft.reuse_port) {
@@ -457,6 +502,8 @@ impl Reloader {
                         ids.insert(plan.name, listening.id);
                         listening.grace = plan.grace;
                         set_limits(&listening.admissions, plan.max_connections);
+                    } else if let Some(id) = self.stopped.get(&plan.name) {
+                        ids.insert(plan.name, *id);
                     }
                 }
             }
@@ -555,13 +602,7 @@ impl Reloader {
     /// Stops listening; what waits to be accepted is, and open connections finish what they do.
     fn close(&mut self, name: &EntryPointName, old: Listening) {
         tracing::info!(entry_point = %name, address = %old.address, "no longer listening");
-        self.closing.push(Closing {
-            id: old.id,
-            port: old.address.port,
-            socket: Arc::downgrade(&old.socket),
-            admissions: Arc::clone(&old.admissions),
-            since: Instant::now(),
-        });
+        self.closing.push(Closing::of(name.clone(), &old));
         let cores = Arc::clone(&self.cores);
         tokio::spawn(async move {
             let id = old.id;
@@ -619,40 +660,58 @@ impl Reloader {
         }
     }
 
+    /// Lets go of what nobody uses any more: old snapshots, and routes of entry points that are gone.
     fn forget(&mut self) {
         self.old.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        let before = self.closing.len();
         self.closing.retain(|closing| !closing.is_over());
+        if self.closing.len() == before {
+            return;
+        }
+        let current = self.shared.snapshot.load();
+        let drains = |id| self.closing.iter().any(|closing| closing.id == id);
+        if self.shared.snapshot.update(|snapshot| snapshot.without_gone(drains)).is_some() {
+            // Idle cores hold the snapshot as well.
+            self.cores.adopt(current.endpoints());
+            self.old.push(current);
+        }
     }
 
-    /// Ends the process's work: not ready at once, accepting for a while (unless `at_once`), then no more,
-    /// then whatever is still open is cut. Completes early when nothing is open any more.
+    /// Ends the process's work: not ready at once; then each entry point by its own life cycle: it accepts for a
+    /// while (unless `at_once`), then no more, then what is still open is cut. Completes early when nothing is
+    /// open any more.
     pub async fn shut_down(&mut self, at_once: bool) {
+        let since = tokio::time::Instant::now();
         self.status.drain();
         self.cores.drain(None, Drain::Announce);
-        let accept = self.listeners.values().map(|listening| listening.grace.0).max().unwrap_or_default();
-        let finish = self.listeners.values().map(|listening| listening.grace.1).max().unwrap_or_default();
-        if !at_once && !accept.is_zero() {
-            tracing::info!(seconds = accept.as_secs_f64(), "draining: still accepting");
-            self.go_on_for(accept).await;
+        // Dropped with this future: who says it twice does not want to wait.
+        let mut finishing = JoinSet::new();
+        for closing in self.closing.drain(..) {
+            finishing.spawn(closing.finish(Arc::clone(&self.cores)));
         }
-        let stopping: Vec<_> = std::mem::take(&mut self.listeners)
-            .into_values()
-            .map(|listening| {
-                let cores = Arc::clone(&self.cores);
-                tokio::spawn(async move { listening.stop(&cores).await })
-            })
-            .collect();
-        for stopping in stopping {
-            // Ends early only with the runtime.
-            let _ = stopping.await;
+        loop {
+            let due = |listening: &Listening| at_once || since.elapsed() >= listening.grace.0;
+            let over: Vec<_> =
+                self.listeners.iter().filter(|(_, old)| due(old)).map(|(name, _)| name.clone()).collect();
+            for (name, old) in over.iter().filter_map(|name| self.listeners.remove_entry(name)) {
+                self.stopped.insert(name.clone(), old.id);
+                let (cores, (_, finish)) = (Arc::clone(&self.cores), old.grace);
+                let closing = Closing::of(name, &old);
+                finishing.spawn(async move {
+                    old.stop(&cores).await;
+                    let (entry_point, open) = (&closing.name, closing.admissions.open());
+                    tracing::info!(%entry_point, open, seconds = finish.as_secs_f64(), "draining: no longer accepting");
+                    closing.finish(cores).await;
+                });
+            }
+            let Some(accept) = self.listeners.values().map(|listening| listening.grace.0).min() else {
+                break;
+            };
+            let left = accept.saturating_sub(since.elapsed());
+            tracing::info!(seconds = left.as_secs_f64(), "draining: still accepting");
+            self.go_on_for(left).await;
         }
-        self.cores.drain(None, Drain::Close);
-        let open = self.cores.live();
-        tracing::info!(open, seconds = finish.as_secs_f64(), "draining: no longer accepting");
-        let deadline = tokio::time::Instant::now() + finish;
-        while self.cores.live() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        while finishing.join_next().await.is_some() {}
     }
 
     /// Pods come and go while the last requests are served.

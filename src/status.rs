@@ -67,8 +67,7 @@ impl Status {
         self.metrics.samples_from(declared::TLS_CERTS_NOT_AFTER, move || expiries(&ours));
         self.metrics.samples_from(declared::TRAEFIK_TLS_CERTS, move || expiries(&traefiks));
         self.metrics.samples_from(declared::TLS_CERTS_STALE, move || {
-            let snapshot = stale.snapshot.load();
-            let count = snapshot.tls.certificates.iter().filter(|state| state.stale.is_some()).count();
+            let count = stale.snapshot.load().tls.stale();
             vec![Sample { labels: Vec::new(), value: count as f64 }]
         });
         let of_states = Arc::clone(shared);
@@ -379,7 +378,7 @@ impl AdminView for Status {
             let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
             Utc::of(SystemTime::UNIX_EPOCH + since).rfc3339()
         };
-        let states = snapshot.tls.certificates.iter();
+        let states = snapshot.tls.certificates.iter().chain(&snapshot.tls.stale_authorities);
         let shown = states.map(|state| {
             let facts = &state.facts;
             let name = facts.names.first().unwrap_or(&facts.common_name);
@@ -447,7 +446,7 @@ fn samples(
 fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
     let snapshot = shared.snapshot.load();
     let mut states = Vec::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         if let ServiceKind::Balanced(balanced) = &service.kind {
             for member in balanced.endpoints.load().members() {
                 states.push(EndpointState {
@@ -465,7 +464,7 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
 fn resilience(shared: &Shared) -> serde_json::Value {
     let snapshot = shared.snapshot.load();
     let mut services = serde_json::Map::new();
-    for (name, service) in &snapshot.services {
+    for (name, service) in snapshot.services.iter() {
         let ServiceKind::Balanced(balanced) = &service.kind else { continue };
         let mut shown = serde_json::Map::new();
         shown.insert("retriesLeft".to_owned(), json!(balanced.budget.left(clock::now())));

@@ -3,7 +3,7 @@
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use sluicegate::http::fields::Fields;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use sluicegate::http::h1::encode::{self, RequestExtras};
@@ -89,12 +89,15 @@ fn response(bytes: &[u8]) {
     assert_eq!(head.len(), wire.len(), "what we write ends once");
     let again = parse::response(head, &HeadLimits { bytes: 1 << 20, fields: 300 }).expect("what we write is good");
     assert_eq!(again.head.status, parsed.head.status);
-    assert_eq!(again.head.headers, parsed.head.headers);
+    // Announced only where chunks follow, which are not written here.
+    let mut expected = parsed.head.headers;
+    expected.remove(http::header::TRAILER);
+    assert_eq!(again.head.headers, expected);
     assert_eq!(again.length, Length::UntilClose, "no framing of the pod's is passed on");
 }
 
 /// Content, trailer fields, whether it was refused, whether it is whole, and what was left.
-type Decoded = (Vec<u8>, Option<HeaderMap>, bool, bool, Vec<u8>);
+type Decoded = (Vec<u8>, Option<Fields>, bool, bool, Vec<u8>);
 
 /// Feeds a body in pieces of `cuts` bytes and one, over and over; whole when there are no cuts.
 fn decode(length: Length, wire: &[u8], cuts: &[u8]) -> Decoded {

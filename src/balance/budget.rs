@@ -88,6 +88,12 @@ impl RetryBudget {
         false
     }
 
+    /// Counts a retry that was not asked for here, so that there are fewer others.
+    pub fn charge(&self, now: Millis) {
+        let second = second(now);
+        add(&self.slot(second).retries, second);
+    }
+
     /// Retries that are left at this moment, for metrics.
     pub fn left(&self, now: Millis) -> u64 {
         let (requests, retries) = self.counted(second(now));
@@ -215,6 +221,18 @@ mod tests {
         assert_eq!(retries(&budget, 0, 1_000), 0);
         requests(&budget, 0, 10);
         assert_eq!(retries(&budget, 0, 1_000), 5);
+    }
+
+    #[test]
+    fn what_is_charged_is_taken_from_what_others_get() {
+        let budget = budget(10, 0);
+        requests(&budget, 0, 100);
+        for _ in 0..7 {
+            budget.charge(0);
+        }
+        assert_eq!(retries(&budget, 0, 100), 3);
+        budget.charge(0);
+        assert_eq!(budget.left(0), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Uri, Version};
 
 use super::{Explain, colour, print};
@@ -17,6 +17,7 @@ use crate::config::render;
 use crate::endpoint::lobby::Limits;
 use crate::endpoint::set::Tier;
 use crate::http::authority;
+use crate::http::fields::Fields;
 use crate::http::forwarded::{Kind, Peer};
 use crate::http::head::RequestHead;
 use crate::http::text::Text;
@@ -60,7 +61,7 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
 fn head(args: &Explain) -> Result<RequestHead, String> {
     let uri: Uri = args.url.parse().map_err(|error| format!("bad URL {:?}: {error}", args.url))?;
     let mut authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     for line in &args.headers {
         let bad = || format!("bad header {line:?}: write 'Name: value'");
         let (name, value) = line.split_once(':').ok_or_else(bad)?;

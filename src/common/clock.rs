@@ -49,5 +49,6 @@ pub fn to_millis(at: Instant) -> Millis {
 
 /// A duration in whole milliseconds, rounded up so that a deadline is never early.
 pub fn millis(duration: Duration) -> Millis {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    let part = duration.subsec_nanos().div_ceil(1_000_000);
+    duration.as_secs().saturating_mul(1000).saturating_add(part.into())
 }

@@ -38,7 +38,10 @@ pub struct ServersTransportConfig {
     /// A URI that a server's certificate must have among its names. Default absent.
     #[serde(rename = "peerCertURI")]
     pub peer_cert_uri: Option<String>,
-    /// How connections of HTTP/2 (`h2c://`) are used.
+    /// Speaks HTTP/1.1 alone with `https://` servers, also with those that can HTTP/2. Default false.
+    #[serde(rename = "disableHTTP2")]
+    pub disable_http2: bool,
+    /// How connections of HTTP/2 are used: `h2c://`, and `https://` where the server chooses it (ALPN).
     pub http2: TransportHttp2,
 }
 
@@ -57,6 +60,7 @@ impl Default for ServersTransportConfig {
             min_version: None,
             max_version: None,
             peer_cert_uri: None,
+            disable_http2: false,
             http2: TransportHttp2::default(),
         }
     }

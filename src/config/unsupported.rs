@@ -75,7 +75,6 @@ const KEYS: &[Row] = &[
     Row { path: "metrics.influxDB2", effect: Warn, hint: "use prometheus" },
     Row { path: "serversTransport.spiffe", effect: Warn, hint: SPIFFE },
     Row { path: "http.serversTransports.*.spiffe", effect: Warn, hint: SPIFFE },
-    Row { path: "http.serversTransports.*.disableHTTP2", effect: Warn, hint: "https:// servers are spoken to in HTTP/1.1, with or without it" },
     Row { path: "providers.precedence", effect: Warn, hint: "there is one provider" },
     Row { path: "providers.file.debugLogGeneratedTemplate", effect: Warn, hint: "Go templates are not supported" },
     Row { path: "providers.http", effect: Warn, hint: PROVIDER },
@@ -121,7 +120,6 @@ const HARMLESS: &[Harmless] = &[
     Harmless { path: "log.compress", values: &["false", "null"] },
     Harmless { path: "accessLog.dualOutput", values: &["false", "null"] },
     Harmless { path: "metrics.prometheus.headerLabels", values: &["{}", "null"] },
-    Harmless { path: "http.serversTransports.*.disableHTTP2", values: &["true", "null"] },
     Harmless { path: "providers.file.debugLogGeneratedTemplate", values: &["false", "null"] },
 ];
 

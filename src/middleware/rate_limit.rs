@@ -940,7 +940,7 @@ mod tests {
         assert!(passes(&link, &mut context, "/", &[]));
         let error = link.on_request(&mut context, &mut request("/", &[])).expect_err("too soon");
         let ProxyError::RateLimited(limited) = &error else { panic!("{error:?}") };
-        let mut headers = http::HeaderMap::new();
+        let mut headers = crate::http::fields::Fields::new();
         limited.answer.refuse(limited, &mut headers);
         assert_eq!(error.status(), 503);
         assert_eq!(limited.answer.body.as_deref(), Some(&b"{\"error\": \"slow down\"}"[..]));

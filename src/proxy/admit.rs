@@ -9,17 +9,16 @@ use std::task::Poll;
 use smallvec::SmallVec;
 
 use super::exchange::Exchange;
+use super::forward::has_connection;
 use super::resolve::Aim;
 use crate::balance;
 use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
 use crate::common::timer::Slot;
 use crate::endpoint::lobby::{Admitted, Lobby, Refusal, Ticket};
-use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::error::ProxyError;
 use crate::snapshot::{Balanced, Service};
-use crate::upstream::PoolLimits;
 
 /// Whoever is first in a queue looks again so often, although nobody has said that a place is free: an
 /// endpoint may have come up.
@@ -175,8 +174,9 @@ fn enter(
 ) -> Result<Option<Admission>, ProxyError> {
     let limits = lobby.limits();
     let counted = limits.connections > 0 || limits.connections_each > 0;
-    let needs_connection =
-        |endpoint: &Arc<Endpoint>| counted && (fresh || !has_idle(exchange, service, balanced, endpoint));
+    let needs_connection = |endpoint: &Arc<Endpoint>| {
+        counted && (fresh || !has_connection(exchange, service, balanced, endpoint))
+    };
     let mut full: SmallVec<[EndpointId; 4]> = SmallVec::new();
     if limits.requests_each > 0 || limits.connections_each > 0 {
         for member in balanced.endpoints.load().members() {
@@ -194,19 +194,4 @@ fn enter(
         exchange.core.shared.reclaim.notify_waiters();
     }
     Ok(entered)
-}
-
-fn has_idle(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-    endpoint: &Arc<Endpoint>,
-) -> bool {
-    let transport = &balanced.transport;
-    if endpoint.url().scheme() == Scheme::H2c {
-        // Many requests share a connection; those are what is limited.
-        return true;
-    }
-    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-    exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref()).has_idle()
 }

@@ -2,7 +2,8 @@
 //!
 //! What may be sent again: anything of which no byte was written; else only idempotent requests
 //! (RFC 9110 §9.2.2) whose body was not touched. A try of which nothing reached a pod costs no budget,
-//! because it cannot amplify; every other one does.
+//! because it cannot amplify; every other one does. One that met a connection which the pod has closed is made again
+//! in any case; how often that may be is up to `upstream::reuse`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
 use crate::common::timer::{Slot, deadline, limit};
 use crate::endpoint::lobby::Ticket;
+use crate::endpoint::outlier::Passive;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
@@ -36,8 +38,8 @@ use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
-use crate::upstream::PoolLimits;
-use crate::upstream::h2::{self as shared, Fresh};
+use crate::upstream::h2::{self as shared, Found, Fresh};
+use crate::upstream::{Dial, Pool, PoolLimits, is_gone};
 
 /// Answers a request from a service.
 ///
@@ -127,9 +129,19 @@ pub async fn forward<'a>(
             Err(failure) => failure,
         };
         let Some(untouched) = failure.body else { return Err(failure.error) };
-        // A connection that the pod closed while it was idle says nothing about the pod.
-        let stale = failure.reused && matches!(failure.error, ProxyError::UpstreamClosed { .. });
-        if failure.written && !is_idempotent(&head.method) {
+        let mut written = failure.written;
+        if written
+            && failure.cut
+            && !is_idempotent(&head.method)
+            && let Some(endpoint) = exchange.tried.last()
+        {
+            // Rare, and its future would make that of every exchange larger.
+            written = !Box::pin(is_gone(endpoint, exchange.slot, exchange.deadline)).await;
+            if !written {
+                exchange.core.suspect(endpoint.id(), Suspicion::Refused);
+            }
+        }
+        if written && !is_idempotent(&head.method) {
             exchange.core.metrics.non_idempotent_lost(service.label);
             return Err(failure.error);
         }
@@ -137,8 +149,11 @@ pub async fn forward<'a>(
             // Another took the place while the connection that was meant for this one died.
             exchange.attempts -= 1;
             exchange.tried.pop();
-        } else if stale && !fresh_only {
+        } else if failure.stale && !fresh_only {
             // Not a try of its own: the request never had a connection that was alive.
+            if written {
+                balanced.budget.charge(clock::now());
+            }
             exchange.core.metrics.retried(service.label, RetryReason::Stale);
             exchange.attempts -= 1;
             exchange.tried.pop();
@@ -148,6 +163,7 @@ pub async fn forward<'a>(
                 return Err(failure.error);
             }
             let reason = match &failure.error {
+                _ if failure.paid => RetryReason::Stalled,
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
                 ProxyError::UpstreamTls { .. } => RetryReason::Tls,
@@ -156,7 +172,7 @@ pub async fn forward<'a>(
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
-            if failure.written {
+            if written && !failure.paid {
                 if !may_retry(exchange, reason) {
                     return Err(failure.error);
                 }
@@ -166,7 +182,7 @@ pub async fn forward<'a>(
             fresh_only = false;
             pause(exchange, balanced).await;
         }
-        if let Some(kind) = timeout_kind(&failure.error) {
+        if let Some(kind) = timeout_kind(&failure.error).filter(|_| !failure.paid) {
             exchange.core.metrics.timed_out(kind);
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
@@ -199,8 +215,7 @@ fn learn(core: usize, balanced: &Balanced, took: Duration) {
 /// Waits before a try at an endpoint that has failed this request already, when there is no other.
 async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
     let interval = balanced.retry_interval;
-    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    if interval == 0 || balance::leaves_any(&balanced.endpoints.load(), &tried) {
+    if interval == 0 || leaves_others(exchange, balanced) {
         return;
     }
     let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
@@ -233,7 +248,12 @@ pub(super) struct Failure {
     /// The body, if it can be sent again.
     body: Option<Body>,
     written: bool,
-    reused: bool,
+    /// A connection that the pod closed while it was idle, which says nothing about the pod.
+    stale: bool,
+    /// See [`ExchangeError::cut`].
+    cut: bool,
+    /// Its endpoint was given up, and the next try is counted already.
+    paid: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
 }
@@ -270,6 +290,21 @@ pub(super) async fn attempt(
     let transport = &balanced.transport;
     let Admission { endpoint, place, ticket } = admission;
     let endpoint = &endpoint;
+    if let Some(protocol) = &exchange.upgrade
+        && endpoint.url().scheme() == Scheme::H2c
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    {
+        let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
+        return Err(Failure {
+            error,
+            body: None,
+            written: false,
+            stale: false,
+            cut: false,
+            paid: false,
+            crowded: false,
+        });
+    }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
     let over = match own.unwrap_or(transport.attempt_timeout) {
@@ -296,20 +331,32 @@ pub(super) async fn attempt(
             if !crowded {
                 attempt.end(Outcome::of(&error));
             }
-            return Err(Failure { error, body: Some(body), written: false, reused: false, crowded });
+            return Err(Failure {
+                error,
+                body: Some(body),
+                written: false,
+                stale: false,
+                cut: false,
+                paid: false,
+                crowded,
+            });
         }
     };
     let header_timeout =
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
-    let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
+    let mut interim = |status: StatusCode, headers: &crate::http::fields::Fields| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
             client.send_interim(status, headers);
         }
     };
+    // What has waited for a silent endpoint goes to another one.
+    let in_vain = || is_in_vain(exchange, balanced, endpoint);
+    let again = repeatable && may_try_again(exchange, balanced);
     let wants = Wants {
+        in_vain: again.then_some(&in_vain),
         upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
         expect_continue: exchange.expects_continue,
         interim: &mut interim,
@@ -321,6 +368,7 @@ pub(super) async fn attempt(
     // The first try on a connection that was there begins with the request.
     let started =
         if way.is_reused() && exchange.attempts == 1 { exchange.links.now } else { clock::instant() };
+    let shared = matches!(way, Road::Shared(_));
     let result = match way {
         Road::Own(conn, home) => conn.exchange(head, body, wants, &home).await,
         // In a box, so that requests over HTTP/1 do not carry its size.
@@ -332,14 +380,15 @@ pub(super) async fn attempt(
             if balanced.balancer.wants_latency() {
                 observe(endpoint, head.status, took);
             }
-            attempt.end(Outcome::Answered { status: head.status, latency: took });
+            attempt.end(Outcome::of_answer(&head, &body, exchange.grpc.is_some(), took));
             Ok(Answered { response: Response { head, body }, place, took })
         }
-        Err(ExchangeError { cause, written, reused, body }) => {
+        Err(ExchangeError { cause, written, reused, cut, body }) => {
             if matches!(cause, ExchangeCause::Closed(_)) && !reused {
                 // As a pod does that is being stopped, and whatever stands before one that is gone.
                 core.suspect(endpoint.id(), Suspicion::Refused);
             }
+            let paid = matches!(cause, ExchangeCause::InVain);
             let endpoint = endpoint.text();
             let error = match cause {
                 ExchangeCause::Closed(cause) => ProxyError::UpstreamClosed { endpoint, cause },
@@ -347,17 +396,41 @@ pub(super) async fn attempt(
                 ExchangeCause::RequestBody(error) => client_error(error),
                 ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
                 ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
+                ExchangeCause::InVain => ProxyError::AttemptTimeout { endpoint },
                 ExchangeCause::Deadline if over < exchange.deadline => {
                     ProxyError::AttemptTimeout { endpoint }
                 }
                 ExchangeCause::Deadline => exchange.overdue(),
             };
             let closed = matches!(error, ProxyError::UpstreamClosed { .. });
-            attempt.end(if reused && closed { Outcome::Stale } else { Outcome::of(&error) });
+            // One that others share was not idle, and what was sent on it was sent.
+            let stale = reused && closed && !(shared && written);
+            attempt.end(if stale { Outcome::Stale } else { Outcome::of(&error) });
             let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, reused, crowded: false })
+            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, paid, crowded: false })
         }
     }
+}
+
+/// Whether there may be one more try.
+fn may_try_again(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
+    exchange.attempts < limit
+}
+
+/// Whether another endpoint could be tried.
+fn leaves_others(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    balance::leaves_any(&balanced.endpoints.load(), &tried)
+}
+
+/// Whether an endpoint has been ejected because it is silent, while another one could answer, within the retry budget.
+fn is_in_vain(exchange: &Exchange<'_>, balanced: &Balanced, endpoint: &Endpoint) -> bool {
+    let set = balanced.endpoints.load();
+    set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::Ejected)
+        && endpoint.ejection().is_some_and(|ejection| ejection.why.is_silence())
+        && leaves_others(exchange, balanced)
+        && balanced.budget.try_retry(clock::now())
 }
 
 /// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
@@ -366,6 +439,10 @@ fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
     let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
     endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
+
+/// How long connecting to one endpoint may take while another one could be tried, which costs nothing: longer than it
+/// takes when one packet is lost (RFC 6298 §2.1); milliseconds.
+const IMPATIENT_DIAL: Millis = 1_250;
 
 /// What an attempt is made on.
 enum Road {
@@ -376,6 +453,20 @@ enum Road {
 }
 
 impl Road {
+    fn own(mut conn: Box<ClientConn>, ticket: Option<Ticket>, home: Rc<Pool>) -> Self {
+        if let Some(ticket) = ticket {
+            conn.hold(Box::new(ticket));
+        }
+        Self::Own(conn, home)
+    }
+
+    fn shared(exchange: &Exchange<'_>, service: &Service, place: shared::Place) -> Self {
+        if place.is_reused() {
+            exchange.core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+        }
+        Self::Shared(Box::new(place))
+    }
+
     fn is_reused(&self) -> bool {
         match self {
             Self::Own(conn, _) => conn.is_reused(),
@@ -399,6 +490,20 @@ struct Terms<'a> {
     fresh_only: bool,
 }
 
+impl Terms<'_> {
+    /// As from now.
+    fn dial(&self, exchange: &Exchange<'_>, balanced: &Balanced) -> Dial {
+        let overall = exchange.deadline.min(self.over);
+        let dial = match self.dial {
+            _ if !may_try_again(exchange, balanced) || !leaves_others(exchange, balanced) => self.dial,
+            0 => IMPATIENT_DIAL,
+            dial => dial.min(IMPATIENT_DIAL),
+        };
+        let until = overall.min(deadline(clock::now(), limit(dial)));
+        Dial { until, handshake: balanced.transport.tls_handshake_timeout, overall }
+    }
+}
+
 /// A connection that was there, or a new one.
 async fn way_to(
     exchange: &Exchange<'_>,
@@ -407,51 +512,26 @@ async fn way_to(
     endpoint: &Arc<Endpoint>,
     terms: Terms<'_>,
 ) -> Result<Road, ProxyError> {
-    let Terms { slot, over, dial, mut ticket, repeatable, fresh_only } = terms;
     let core = exchange.core;
     let transport = &balanced.transport;
-    let overall = exchange.deadline.min(over);
-    let until = || overall.min(deadline(clock::now(), limit(dial)));
     let made = match endpoint.url().scheme() {
+        // Their futures would make that of every exchange larger.
+        Scheme::Https if transport.offers_http2() && exchange.upgrade.is_none() => {
+            Box::pin(by_alpn(exchange, service, balanced, endpoint, terms)).await
+        }
+        Scheme::H2c => Box::pin(by_prior_knowledge(exchange, service, balanced, endpoint, terms)).await,
         Scheme::Http | Scheme::Https => {
-            let limits =
-                PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
-            let pool = core.pools.of(endpoint, service.label, limits, transport.tls.as_ref());
+            let pool = own_pool(exchange, service, balanced, endpoint);
             // What cannot be sent again deserves a look at the socket itself.
-            let pooled = if fresh_only { None } else { pool.take(!repeatable) };
+            let pooled = if terms.fresh_only { None } else { pool.take(!terms.repeatable) };
             if let Some(conn) = pooled {
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
                 return Ok(Road::Own(conn, pool));
             }
-            if let Some(lobby) = &balanced.lobby
-                && ticket.is_none()
-                && lobby.limits_connections()
-            {
-                ticket = lobby.try_connect(endpoint);
-                if ticket.is_none() {
-                    return Err(ProxyError::QueueFull { service: service.name.clone() });
-                }
-            }
-            let handshake = transport.tls_handshake_timeout;
-            let conn = pool.connect(slot, until(), handshake, overall).await;
-            conn.map(|mut conn| {
-                if let Some(ticket) = ticket {
-                    conn.hold(Box::new(ticket));
-                }
-                Road::Own(conn, pool)
-            })
-        }
-        Scheme::H2c => {
-            let idle_timeout = transport.idle_conn_timeout;
-            let pool = core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout);
-            let fresh = if fresh_only { Fresh::Only } else { Fresh::No };
-            let place = pool.place(fresh, slot, until()).await;
-            if let Ok(place) = &place
-                && place.is_reused()
-            {
-                core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
-            }
-            place.map(|place| Road::Shared(Box::new(place)))
+            let dial = terms.dial(exchange, balanced);
+            let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
+            let conn = Box::pin(pool.connect(terms.slot, dial)).await;
+            conn.map(|conn| Road::own(conn, ticket, pool))
         }
     };
     match &made {
@@ -460,6 +540,8 @@ async fn way_to(
             core.metrics.upstream_connect(service.label, ConnectOutcome::Opened);
             core.trust(endpoint.id());
         }
+        // Nobody has tried.
+        Err(ProxyError::QueueFull { .. }) => {}
         Err(error) => {
             let (outcome, why) = match error {
                 ProxyError::ConnectTimeout { .. } => (ConnectOutcome::TimedOut, Suspicion::Unreachable),
@@ -471,6 +553,113 @@ async fn way_to(
         }
     }
     made
+}
+
+/// As the pod chooses with its TLS: whatever is there already, or a new connection that shows it.
+async fn by_alpn(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    mut terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let metrics = &exchange.core.metrics;
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let own = own_pool(exchange, service, balanced, endpoint);
+    if !terms.fresh_only {
+        let place = shared.take();
+        if let Some(place) = place {
+            return Ok(Road::shared(exchange, service, place));
+        }
+        if let Some(conn) = own.take(!terms.repeatable) {
+            metrics.upstream_connect(service.label, ConnectOutcome::Reused);
+            return Ok(Road::Own(conn, own));
+        }
+    }
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => Road::own(ClientConn::new(io), ticket, own),
+    })
+}
+
+async fn by_prior_knowledge(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    mut terms: Terms<'_>,
+) -> Result<Road, ProxyError> {
+    let shared = shared_pool(exchange, service, balanced, endpoint);
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
+        Found::Shared(place) => Road::shared(exchange, service, place),
+        Found::Own(io, ticket) => {
+            Road::own(ClientConn::new(io), ticket, own_pool(exchange, service, balanced, endpoint))
+        }
+    })
+}
+
+/// Connections that serve one request at a time.
+fn own_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<Pool> {
+    let transport = &balanced.transport;
+    let limits = PoolLimits { max_idle: transport.max_idle, idle_timeout: transport.idle_conn_timeout };
+    exchange.core.pools.of(endpoint, service.label, limits, transport.tls.as_ref())
+}
+
+/// Connections that serve many.
+fn shared_pool(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> Rc<shared::Pool> {
+    let transport = &balanced.transport;
+    let tls = transport.tls.as_ref().filter(|_| endpoint.url().scheme() == Scheme::Https);
+    let idle_timeout = transport.idle_conn_timeout;
+    exchange.core.pools.shared_of(endpoint, service.label, transport.http2, idle_timeout, tls)
+}
+
+/// A place for a new connection, where their number is limited and there is none yet.
+fn ticket_for(
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+    ticket: Option<Ticket>,
+) -> Result<Option<Ticket>, ProxyError> {
+    match &balanced.lobby {
+        Some(lobby) if ticket.is_none() && lobby.limits_connections() => match lobby.try_connect(endpoint) {
+            Some(ticket) => Ok(Some(ticket)),
+            None => Err(ProxyError::QueueFull { service: service.name.clone() }),
+        },
+        _ => Ok(ticket),
+    }
+}
+
+/// Whether a request to an endpoint finds a connection, as far as is known, and needs no new one.
+pub(super) fn has_connection(
+    exchange: &Exchange<'_>,
+    service: &Service,
+    balanced: &Balanced,
+    endpoint: &Arc<Endpoint>,
+) -> bool {
+    let by_alpn = balanced.transport.offers_http2() && exchange.upgrade.is_none();
+    match endpoint.url().scheme() {
+        // Many requests share a connection.
+        Scheme::H2c => return shared_pool(exchange, service, balanced, endpoint).has_room(),
+        Scheme::Https if by_alpn && shared_pool(exchange, service, balanced, endpoint).has_room() => {
+            return true;
+        }
+        Scheme::Http | Scheme::Https => {}
+    }
+    own_pool(exchange, service, balanced, endpoint).has_idle()
 }
 
 /// RFC 9110 §9.2.2.
@@ -496,6 +685,6 @@ async fn internal_answer(
     .map_err(|_| ProxyError::Internal("the answer of an internal service broke off".into()))?;
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(parts.status, Body::full(body));
-    response.head.headers = parts.headers;
+    response.head.headers = parts.headers.into();
     Ok(response)
 }

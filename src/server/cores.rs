@@ -31,6 +31,8 @@ enum Command {
     Adopt(Arc<HashSet<EndpointId>>),
     /// Connections of one listener, or all, shall end.
     Drain(Option<ListenerId>, Drain),
+    /// Connections of one listener end now.
+    Cut(ListenerId),
     /// Everything ends now.
     Stop,
 }
@@ -118,6 +120,11 @@ impl Cores {
         self.tell(|| Command::Drain(listener, drain));
     }
 
+    /// Ends the connections of one listener now, whatever they do.
+    pub fn cut(&self, listener: ListenerId) {
+        self.tell(|| Command::Cut(listener));
+    }
+
     /// Ends everything at once, and waits for the threads.
     pub fn stop(&self) {
         self.tell(|| Command::Stop);
@@ -172,11 +179,13 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                 connections.controls.borrow_mut().insert(id, (accepted.listener, Rc::clone(&control)));
                 let listed = Listed { id, connections: Rc::clone(&connections) };
                 let core = Rc::clone(&core);
-                spawn_local(async move {
+                let told = Rc::clone(&control);
+                let task = spawn_local(async move {
                     // Also when the connection's task panics.
                     let _listed = listed;
-                    connection::run(core, *accepted, control).await;
+                    connection::run(core, *accepted, told).await;
                 });
+                control.runs_as(task.abort_handle());
             }
             Command::Adopt(endpoints) => core.adopt(&endpoints),
             Command::Drain(listener, drain) => {
@@ -186,6 +195,13 @@ async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                 for (of, control) in connections.controls.borrow().values() {
                     if listener.is_none_or(|listener| listener == *of) {
                         control.drain(drain);
+                    }
+                }
+            }
+            Command::Cut(listener) => {
+                for (of, control) in connections.controls.borrow().values() {
+                    if listener == *of {
+                        control.cut();
                     }
                 }
             }

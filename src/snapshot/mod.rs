@@ -50,8 +50,8 @@ use crate::tls::server::ByName;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ListenerId(pub u32);
 
-/// One accepted configuration.
-#[derive(Debug)]
+/// One accepted configuration. A clone shares all that is large.
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Grows by one with each accepted document.
     pub generation: u64,
@@ -62,19 +62,26 @@ pub struct Snapshot {
     /// No longer configured; they serve the connections that are still open.
     pub draining: Vec<Arc<EntryPoint>>,
     /// By name.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: Arc<BTreeMap<ServiceName, Arc<Service>>>,
     /// What the buffers of one core may hold.
     pub memory: Budgets,
     /// Buckets of limits, to be carried over to the next.
-    pub stores: Stores,
+    pub stores: Arc<Stores>,
     /// Certificates and options.
-    pub tls: tls::Tls,
+    pub tls: Arc<tls::Tls>,
 }
 
 impl Snapshot {
     /// The entry point that a listener serves, or served until the last reload.
     pub fn entry_point(&self, listener: ListenerId) -> Option<&Arc<EntryPoint>> {
         self.entry_points.iter().chain(&self.draining).find(|entry| entry.listener == listener)
+    }
+
+    /// The same without the entry points that are gone and for which `drains` does not speak any more; `None`
+    /// when all of them stay.
+    pub fn without_gone(&self, drains: impl Fn(ListenerId) -> bool) -> Option<Self> {
+        let draining: Vec<_> = self.draining.iter().filter(|old| drains(old.listener)).cloned().collect();
+        (draining.len() < self.draining.len()).then(|| Self { draining, ..self.clone() })
     }
 
     /// Every endpoint of every service.
@@ -333,6 +340,13 @@ pub struct Transport {
     pub max_requests: u32,
 }
 
+impl Transport {
+    /// Whether pods with TLS may choose HTTP/2.
+    pub fn offers_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.offers_http2())
+    }
+}
+
 /// Services by weight.
 #[derive(Debug)]
 pub struct Weighted {
@@ -472,5 +486,44 @@ impl Service {
             }
             ServiceKind::Internal(_) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::compile::{Remarks, compile};
+    use super::*;
+    use crate::config::load::Loader;
+    use crate::telemetry::metrics::{Metrics, MetricsSettings};
+
+    /// What `text` compiles to, with a listener for each of its entry points in the order of their names.
+    fn snapshot(text: &str, previous: Option<&Snapshot>, first_listener: u32) -> Snapshot {
+        let mut loaded = Loader::of_text(Path::new("test.yaml"), text.as_bytes()).load();
+        let document = loaded.document.take().expect("a good document");
+        let metrics = Metrics::new(MetricsSettings::default(), "0");
+        let draft =
+            compile(&document.config, previous, &metrics, Remarks::NeverMatches, &mut loaded.problems);
+        let names = draft.entry_points.iter().map(|entry| entry.name.clone());
+        let listeners = names.zip((first_listener..).map(ListenerId)).collect();
+        draft.commit(&listeners, previous, |_| true, "hash")
+    }
+
+    #[test]
+    fn routes_of_an_entry_point_that_is_gone_are_let_go_of_when_its_connections_have_ended() {
+        let before = snapshot("entryPoints: { a: { address: ':1' }, b: { address: ':2' } }", None, 0);
+        let routes = Arc::downgrade(before.entry_point(ListenerId(0)).expect("a"));
+        let after = snapshot("entryPoints: { b: { address: ':2' } }", Some(&before), 1);
+        assert!(after.entry_point(ListenerId(0)).is_some(), "its connections are served");
+        drop(before);
+
+        assert!(after.without_gone(|_| true).is_none(), "nothing to let go of");
+        let last = after.without_gone(|_| false).expect("without them");
+        drop(after);
+
+        assert_eq!(last.generation, 2);
+        assert!(last.entry_point(ListenerId(1)).is_some());
+        assert!(routes.upgrade().is_none());
     }
 }

@@ -13,7 +13,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::config::document::DocumentConfig;
 use crate::config::tls::{ClientAuthType, FileOrContent, TlsOptionsConfig};
 use crate::config::transport::ServersTransportConfig;
-use crate::tls::client::{ClientOptions, ClientTls};
+use crate::tls::client::{ClientOptions, ClientTls, Http2};
 use crate::tls::pair::{self, Facts, Pair, PairError};
 use crate::tls::server::{ClientAuth, DEFAULT, OptionSet, Options, SPOKEN};
 use crate::tls::store::{CertStore, Unknown};
@@ -26,9 +26,21 @@ pub struct Tls {
     pub options: BTreeMap<String, Arc<OptionSet>>,
     /// Every certificate in use.
     pub certificates: Vec<CertificateState>,
+    /// Files of authorities of which not what they hold now is in use: the first certificate that is.
+    pub stale_authorities: Vec<CertificateState>,
     pairs: BTreeMap<PairKey, Arc<Pair>>,
     default: Option<Arc<Pair>>,
     transports: BTreeMap<Option<String>, Arc<ClientTls>>,
+    /// By file.
+    authorities: BTreeMap<String, Vec<CertificateDer<'static>>>,
+}
+
+impl Tls {
+    /// How many files hold something that is not in use.
+    pub fn stale(&self) -> usize {
+        let pairs = self.certificates.iter().filter(|state| state.stale.is_some()).count();
+        pairs + self.stale_authorities.len()
+    }
 }
 
 /// A certificate in use, for operators.
@@ -171,6 +183,45 @@ impl<'a> TlsCompiler<'a> {
         Some(pair)
     }
 
+    /// Whom files vouch for: as they have it, or as they had it before.
+    fn authorities(
+        &mut self,
+        files: &[FileOrContent],
+        at: &ConfigPath,
+        problems: &mut Problems,
+    ) -> Vec<CertificateDer<'static>> {
+        let mut all = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            let at = at.index(index);
+            let name = text(file);
+            let read =
+                file.read().and_then(|bytes| pair::authorities(&bytes).map_err(|error| named(file, &error)));
+            let kept = self.previous.and_then(|previous| previous.authorities.get(&name));
+            let certificates = match (read, kept) {
+                (Ok(certificates), _) => certificates,
+                (Err(why), Some(kept)) => {
+                    let problem = Problem::warning(&at, why.clone());
+                    problems.push(problem.hint("the authorities that were loaded before stay in use"));
+                    // One file may be named in several places.
+                    let known = self.tls.authorities.contains_key(&name);
+                    if let Some(facts) =
+                        kept.first().and_then(|first| pair::facts(first).ok()).filter(|_| !known)
+                    {
+                        self.tls.stale_authorities.push(CertificateState { facts, stale: Some(why) });
+                    }
+                    kept.clone()
+                }
+                (Err(why), None) => {
+                    problems.error(&at, why);
+                    continue;
+                }
+            };
+            all.extend(certificates.iter().cloned());
+            self.tls.authorities.insert(name, certificates);
+        }
+        all
+    }
+
     fn options(
         &mut self,
         config: &TlsOptionsConfig,
@@ -206,7 +257,7 @@ impl<'a> TlsCompiler<'a> {
             let problem = Problem::error(&at, "clients cannot be verified without caFiles");
             problems.push(problem.hint("name the certificates of those who sign them"));
         }
-        options.client_roots = authorities(&auth.ca_files, &auth_at.key("caFiles"), problems);
+        options.client_roots = self.authorities(&auth.ca_files, &auth_at.key("caFiles"), problems);
         if config.sni_strict {
             options.unknown = Unknown::Refuse;
         }
@@ -250,7 +301,7 @@ impl<'a> TlsCompiler<'a> {
         let (min, max) =
             versions(config.min_version.as_deref(), config.max_version.as_deref(), &at, problems);
         let suites = words(words::cipher_suites(&config.cipher_suites), &at.key("cipherSuites"), problems);
-        let roots = authorities(&config.root_cas, &at.key("rootCAs"), problems);
+        let roots = self.authorities(&config.root_cas, &at.key("rootCAs"), problems);
         let mut own = Vec::new();
         for (index, pair) in config.certificates.iter().enumerate() {
             let at = at.key("certificates").index(index);
@@ -278,6 +329,7 @@ impl<'a> TlsCompiler<'a> {
             max,
             suites: suites?,
             uri: config.peer_cert_uri.clone().filter(|uri| !uri.is_empty()),
+            http2: if config.disable_http2 { Http2::Disabled } else { Http2::Offered },
         };
         let previous = self.previous.and_then(|previous| previous.transports.get(&name));
         match ClientTls::build(&options, previous) {
@@ -321,23 +373,6 @@ fn named(file: &FileOrContent, error: &PairError) -> String {
         Some(path) => format!("{}: {error}", path.display()),
         None => error.to_string(),
     }
-}
-
-fn authorities(
-    files: &[FileOrContent],
-    at: &ConfigPath,
-    problems: &mut Problems,
-) -> Vec<CertificateDer<'static>> {
-    let mut all = Vec::new();
-    for (index, file) in files.iter().enumerate() {
-        let read =
-            file.read().and_then(|bytes| pair::certificates(&bytes).map_err(|error| named(file, &error)));
-        match read {
-            Ok(certificates) => all.extend(certificates),
-            Err(error) => problems.error(&at.index(index), error),
-        }
-    }
-    all
 }
 
 fn versions(

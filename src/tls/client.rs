@@ -8,14 +8,18 @@ use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme, SupportedCipherSuite,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error,
+    RootCertStore, SignatureScheme, SupportedCipherSuite,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::pair::{self, Pair};
 use super::provider;
 use super::words::Version;
+
+/// Names of protocols in ALPN (RFC 9113 §3.2, RFC 7301 §6).
+const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Sessions kept for resumption, by name of the pod.
 const SESSIONS: usize = 256;
@@ -48,12 +52,35 @@ pub struct ClientOptions {
     pub suites: Vec<SupportedCipherSuite>,
     /// A pod's certificate must have this URI among its names.
     pub uri: Option<String>,
+    /// Whether HTTP/2 is offered.
+    pub http2: Http2,
+}
+
+/// Whether a transport speaks HTTP/2 with pods that can.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Http2 {
+    /// By ALPN, before HTTP/1.1.
+    #[default]
+    Offered,
+    /// HTTP/1.1 alone.
+    Disabled,
+}
+
+/// What is put before a pod, to choose from by ALPN.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Offer {
+    /// All that the transport speaks.
+    All,
+    /// What an `Upgrade` needs.
+    Http1,
 }
 
 /// How TLS connections to pods are made. Its sessions are kept for resumption.
 #[derive(Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    /// Where `config` offers HTTP/2: the same without.
+    http1: Option<Arc<ClientConfig>>,
     server_name: Option<ServerName<'static>>,
     fingerprint: u64,
 }
@@ -84,17 +111,35 @@ impl ClientTls {
             ))),
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        // HTTP/2 to pods: `h2` is put in front here, once the pool knows such connections.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(Self { config: Arc::new(config), server_name: options.server_name.clone(), fingerprint }))
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        let (config, http1) = match options.http2 {
+            Http2::Disabled => (config, None),
+            Http2::Offered => {
+                // Both share their sessions.
+                let http1 = config.clone();
+                config.alpn_protocols.insert(0, H2.to_vec());
+                (config, Some(Arc::new(http1)))
+            }
+        };
+        let (config, server_name) = (Arc::new(config), options.server_name.clone());
+        Ok(Arc::new(Self { config, http1, server_name, fingerprint }))
+    }
+
+    /// Whether a pod may choose HTTP/2.
+    pub fn offers_http2(&self) -> bool {
+        self.http1.is_some()
     }
 
     /// Begins a session with `host`, a name or an address.
     ///
     /// # Errors
     /// The host is neither.
-    pub fn connect(&self, host: &str) -> Result<ClientConnection, Error> {
-        ClientConnection::new(Arc::clone(&self.config), self.name(host)?)
+    pub fn connect(&self, host: &str, offer: Offer) -> Result<ClientConnection, Error> {
+        let config = match (offer, &self.http1) {
+            (Offer::Http1, Some(http1)) => http1,
+            (Offer::Http1, None) | (Offer::All, _) => &self.config,
+        };
+        ClientConnection::new(Arc::clone(config), self.name(host)?)
     }
 
     /// For streams of tokio's own, which speak `protocol` and nothing else: how to connect, and as whom `host` has
@@ -129,11 +174,16 @@ impl PartialEq for ClientTls {
     }
 }
 
+/// Whether a pod has chosen HTTP/2.
+pub fn chose_http2(session: &rustls::Connection) -> bool {
+    session.alpn_protocol() == Some(H2)
+}
+
 /// What the options say, as a number.
 fn fingerprint(options: &ClientOptions) -> u64 {
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    let ClientOptions { server_name, insecure, roots, own, min, max, suites, uri } = options;
-    hasher.write(format!("{server_name:?}{insecure}{min:?}{max:?}{suites:?}{uri:?}").as_bytes());
+    let ClientOptions { server_name, insecure, roots, own, min, max, suites, uri, http2 } = options;
+    hasher.write(format!("{server_name:?}{insecure}{min:?}{max:?}{suites:?}{uri:?}{http2:?}").as_bytes());
     for root in roots {
         hasher.write(root);
         hasher.write_u8(0);
@@ -281,7 +331,8 @@ pub fn reason(error: &std::io::Error) -> String {
         };
     };
     match tls {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // The latter: an authority of the same name, with another key.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "certificate signed by unknown authority (unknown issuer); see rootCAs".into()
         }
         Error::InvalidCertificate(
@@ -294,6 +345,9 @@ pub fn reason(error: &std::io::Error) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => "certificate is not valid yet".into(),
         Error::InvalidMessage(_) => "the pod does not speak TLS".into(),
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "the pod speaks none of the protocols that it was offered (ALPN); see disableHTTP2".into()
+        }
         Error::AlertReceived(alert) => format!("the pod ended the TLS handshake: {alert:?}"),
         other => format!("TLS handshake failed: {other}"),
     }

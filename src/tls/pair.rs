@@ -130,6 +130,20 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PairErr
     if chain.is_empty() { Err(PairError::NoCertificate) } else { Ok(chain) }
 }
 
+/// The certificates of a PEM text, each of which can vouch for others.
+///
+/// # Errors
+/// There is none, or one is not what it should be.
+pub fn authorities(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PairError> {
+    let all = certificates(text)?;
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in &all {
+        facts(certificate)?;
+        store.add(certificate.clone()).map_err(|error| PairError::Certificate(error.to_string()))?;
+    }
+    Ok(all)
+}
+
 /// What a certificate says of itself.
 ///
 /// # Errors

@@ -1,5 +1,10 @@
 //! Connections of HTTP/2 to pods: a few for each endpoint and core, shared by many requests.
 //!
+//! With `h2c://` there is nothing else. With `https://` the pod chooses (ALPN), anew with every connection: the
+//! first one to an endpoint shows what it speaks, and who comes meanwhile waits for that. From then on connections
+//! are made one at a time while it speaks HTTP/2, and side by side while it speaks HTTP/1.1; what the newest one
+//! has shown counts, so that a pod may change its mind.
+//!
 //! A connection is used until the pod says GOAWAY, dies, or does not answer a PING; what is under way on it may
 //! end, new requests go to another one. Requests that come while one is being made wait for it rather than make
 //! one each.
@@ -19,11 +24,18 @@ use h2::client::{ResponseFuture, SendRequest};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
 use crate::endpoint::Endpoint;
+use crate::endpoint::lobby::Ticket;
+use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
+use crate::http::h1::client::Place as _;
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
 use crate::http::h2::limits::ClientLimits;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
+use crate::tls::client::{ClientTls, Offer, chose_http2};
+
+use super::{Complaints, Dial};
 
 /// Connections of one core to one endpoint.
 #[derive(Debug)]
@@ -36,6 +48,18 @@ pub struct Pool {
     attempt: RefCell<Option<Rc<Attempt>>>,
     limits: Cell<ClientLimits>,
     retired: Cell<bool>,
+    /// With which TLS its connections are made; `None` is prior knowledge.
+    tls: Option<Arc<ClientTls>>,
+    spoken: Cell<Spoken>,
+    complaints: Complaints,
+}
+
+/// What the newest connection to an endpoint has shown that it speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Spoken {
+    Unknown,
+    Http1,
+    Http2,
 }
 
 /// One connection.
@@ -47,6 +71,9 @@ struct Conn {
     idle_since: Cell<Millis>,
     /// It is among the idle ones of the gauge.
     counted: Cell<bool>,
+    tls: bool,
+    /// Its place among the connections that are allowed, where their number is limited.
+    ticket: Option<Ticket>,
 }
 
 impl std::fmt::Debug for Conn {
@@ -67,17 +94,37 @@ struct ConnState {
 /// A connection that is being made.
 #[derive(Debug, Default)]
 struct Attempt {
-    outcome: Cell<Option<Outcome>>,
+    outcome: RefCell<Option<Outcome>>,
     waiting: RefCell<Vec<Waker>>,
 }
 
 /// How that ended, for those who waited.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Outcome {
-    /// There is one more, or nobody makes it any longer.
+    /// There is one more, or the pod speaks HTTP/1.1, or nobody makes it any longer.
     LookAgain,
     Failed(io::ErrorKind),
     TimedOut,
+    NoTls(String),
+}
+
+impl Outcome {
+    fn of(error: &ProxyError) -> Self {
+        match error {
+            ProxyError::Connect { cause, .. } => Self::Failed(cause.kind()),
+            ProxyError::UpstreamTls { reason, .. } => Self::NoTls(reason.clone()),
+            _ => Self::TimedOut,
+        }
+    }
+}
+
+/// What a request is sent on.
+#[derive(Debug)]
+pub enum Found {
+    /// A connection of HTTP/2.
+    Shared(Place),
+    /// A new connection on which the pod speaks HTTP/1.1, and its place where their number is limited.
+    Own(Io, Option<Ticket>),
 }
 
 /// A place on a connection that was there, or on a new one.
@@ -128,7 +175,19 @@ impl Lease for Place {
     }
 
     fn is_tls(&self) -> bool {
-        false
+        self.conn.tls
+    }
+
+    fn stands_still(&self) {
+        self.pool.endpoint.tally().ended(Verdict::StoodStill);
+    }
+
+    fn came_whole(&self, trailers: Option<&Fields>) {
+        let tally = self.pool.endpoint.tally();
+        tally.came_whole();
+        if let Some(end) = trailers.and_then(CallEnd::of) {
+            tally.ended(Verdict::Closed(end));
+        }
     }
 }
 
@@ -160,6 +219,7 @@ impl Pool {
         metrics: &Rc<CoreMetrics>,
         timers: &Rc<Timers>,
         limits: ClientLimits,
+        tls: Option<&Arc<ClientTls>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             endpoint: Arc::clone(endpoint),
@@ -170,7 +230,15 @@ impl Pool {
             attempt: RefCell::default(),
             limits: Cell::new(limits),
             retired: Cell::new(false),
+            tls: tls.cloned(),
+            spoken: Cell::new(if tls.is_some() { Spoken::Unknown } else { Spoken::Http2 }),
+            complaints: Complaints::default(),
         })
+    }
+
+    /// Whether its connections are made with `tls`, this very one.
+    pub(super) fn is_made_with(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
     }
 
     /// Takes other limits, for connections to come.
@@ -178,29 +246,40 @@ impl Pool {
         self.limits.set(limits);
     }
 
-    /// A place for one request: on a connection with room, or (also for `Fresh::Only`) on a new one.
+    /// Whether a request finds a place here without a connection of its own, as far as is known.
+    pub fn has_room(&self) -> bool {
+        let limits = self.limits.get();
+        self.attempt.borrow().is_some()
+            || self.conns.borrow().iter().any(|conn| !conn.is_dead() && conn.has_room(&limits))
+    }
+
+    /// What one request is sent on: a place on a connection with room, or (also for `Fresh::Only`) a new
+    /// connection. `ticket` is asked before one is made.
     ///
     /// # Errors
-    /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`].
-    pub async fn place(
+    /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`], [`ProxyError::UpstreamTls`], and what `ticket` says.
+    pub async fn find(
         self: &Rc<Self>,
         fresh: Fresh,
         slot: &Slot,
-        until: Millis,
-    ) -> Result<Place, ProxyError> {
+        dial: Dial,
+        mut ticket: impl FnMut() -> Result<Option<Ticket>, ProxyError>,
+    ) -> Result<Found, ProxyError> {
         let mut fresh = fresh;
+        // Others' handshakes may take as long as our own.
+        let until = if self.tls.is_some() { dial.handshake_until(dial.until) } else { dial.until };
         loop {
             if fresh == Fresh::No
                 && let Some(place) = self.take()
             {
-                return Ok(place);
+                return Ok(Found::Shared(place));
             }
-            let under_way = self.attempt.borrow().clone();
-            let Some(attempt) = under_way else { return self.connect(slot, until).await };
+            let under_way = self.attempt.borrow().clone().filter(|_| self.spoken.get() != Spoken::Http1);
+            let Some(attempt) = under_way else { return self.connect(slot, dial, ticket()?).await };
             // Whatever comes of it is new.
             fresh = Fresh::No;
-            let outcome = poll_fn(|cx| match attempt.outcome.get() {
-                Some(outcome) => Poll::Ready(Some(outcome)),
+            let outcome = poll_fn(|cx| match &*attempt.outcome.borrow() {
+                Some(outcome) => Poll::Ready(Some(outcome.clone())),
                 None => {
                     attempt.waiting.borrow_mut().push(cx.waker().clone());
                     slot.poll_at(cx, until).map(|()| None)
@@ -214,12 +293,14 @@ impl Pool {
                 Some(Outcome::Failed(kind)) => {
                     return Err(ProxyError::Connect { endpoint, cause: kind.into() });
                 }
+                Some(Outcome::NoTls(reason)) => return Err(ProxyError::UpstreamTls { endpoint, reason }),
                 Some(Outcome::TimedOut) | None => return Err(ProxyError::ConnectTimeout { endpoint }),
             }
         }
     }
 
-    fn take(self: &Rc<Self>) -> Option<Place> {
+    /// A place on a connection that is there.
+    pub fn take(self: &Rc<Self>) -> Option<Place> {
         self.drop_dead();
         let limits = self.limits.get();
         let conns = self.conns.borrow();
@@ -252,19 +333,46 @@ impl Pool {
         }
     }
 
-    async fn connect(self: &Rc<Self>, slot: &Slot, until: Millis) -> Result<Place, ProxyError> {
+    async fn connect(
+        self: &Rc<Self>,
+        slot: &Slot,
+        dial: Dial,
+        ticket: Option<Ticket>,
+    ) -> Result<Found, ProxyError> {
         let attempt = Rc::new(Attempt::default());
-        *self.attempt.borrow_mut() = Some(Rc::clone(&attempt));
+        // Who is known to speak HTTP/1.1 gets connections side by side, and nobody waits for them.
+        let awaited = self.spoken.get() != Spoken::Http1;
+        if awaited {
+            *self.attempt.borrow_mut() = Some(Rc::clone(&attempt));
+        }
         // Whoever makes it may be cancelled; then another one does.
-        let _end = EndOfAttempt { pool: self, attempt: &attempt };
-        let io = match super::connect(&self.endpoint, slot, until).await {
-            Ok(stream) => Io::new(stream),
-            Err(error) => {
-                attempt.outcome.set(Some(match &error {
-                    ProxyError::Connect { cause, .. } => Outcome::Failed(cause.kind()),
-                    _ => Outcome::TimedOut,
-                }));
-                return Err(error);
+        let _end = awaited.then(|| EndOfAttempt { pool: self, attempt: &attempt });
+        self.dial(slot, dial, ticket).await.inspect_err(|error| {
+            *attempt.outcome.borrow_mut() = Some(Outcome::of(error));
+            if matches!(error, ProxyError::UpstreamTls { .. }) {
+                self.complaints.say(&self.endpoint, error);
+            }
+        })
+    }
+
+    async fn dial(
+        self: &Rc<Self>,
+        slot: &Slot,
+        dial: Dial,
+        ticket: Option<Ticket>,
+    ) -> Result<Found, ProxyError> {
+        let stream = super::connect(&self.endpoint, slot, dial.until).await?;
+        let (io, until) = match &self.tls {
+            None => (Io::new(stream), dial.until),
+            Some(tls) => {
+                let until = dial.handshake_until(clock::now());
+                let io = super::handshake(&self.endpoint, tls, stream, slot, until, Offer::All).await?;
+                if !io.session(chose_http2).unwrap_or(false) {
+                    self.spoken.set(Spoken::Http1);
+                    return Ok(Found::Own(io, ticket));
+                }
+                self.spoken.set(Spoken::Http2);
+                (io, until)
             }
         };
         let limits = self.limits.get();
@@ -279,13 +387,9 @@ impl Pool {
             Ok(Ok(made)) => made,
             Ok(Err(error)) => {
                 let cause = error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-                attempt.outcome.set(Some(Outcome::Failed(cause.kind())));
                 return Err(ProxyError::Connect { endpoint: self.endpoint.text(), cause });
             }
-            Err(_) => {
-                attempt.outcome.set(Some(Outcome::TimedOut));
-                return Err(ProxyError::ConnectTimeout { endpoint: self.endpoint.text() });
-            }
+            Err(_) => return Err(ProxyError::ConnectTimeout { endpoint: self.endpoint.text() }),
         };
         let state = Rc::new(ConnState::default());
         tokio::task::spawn_local(drive(connection, Rc::clone(&state), self.timers.slot(), limits));
@@ -296,12 +400,26 @@ impl Pool {
             served: Cell::new(0),
             idle_since: Cell::new(clock::recent()),
             counted: Cell::new(false),
+            tls: self.tls.is_some(),
+            ticket,
         });
         let place = self.place_on(&conn, false);
         if !self.retired.get() {
             self.conns.borrow_mut().push(conn);
         }
-        Ok(place)
+        Ok(Found::Shared(place))
+    }
+
+    /// Closes a connection without requests for whose place somebody waits.
+    pub(super) fn reclaim(&self) {
+        let mut conns = self.conns.borrow_mut();
+        let wanted = |conn: &Rc<Conn>| {
+            conn.active.get() == 0 && conn.ticket.as_ref().is_some_and(|ticket| ticket.is_wanted())
+        };
+        let Some(place) = conns.iter().position(wanted) else { return };
+        let conn = conns.remove(place);
+        drop(conns);
+        self.forget(&conn);
     }
 
     /// Closes connections that nobody has used for so long, and those that are dead.
@@ -335,6 +453,13 @@ pub enum Fresh {
     Only,
 }
 
+impl Fresh {
+    /// `Only`, where that is so.
+    pub fn only_if(fresh_only: bool) -> Self {
+        if fresh_only { Self::Only } else { Self::No }
+    }
+}
+
 struct EndOfAttempt<'a> {
     pool: &'a Pool,
     attempt: &'a Attempt,
@@ -343,9 +468,7 @@ struct EndOfAttempt<'a> {
 impl Drop for EndOfAttempt<'_> {
     fn drop(&mut self) {
         *self.pool.attempt.borrow_mut() = None;
-        if self.attempt.outcome.get().is_none() {
-            self.attempt.outcome.set(Some(Outcome::LookAgain));
-        }
+        self.attempt.outcome.borrow_mut().get_or_insert(Outcome::LookAgain);
         for waker in self.attempt.waiting.take() {
             waker.wake();
         }

@@ -1,6 +1,7 @@
 //! The way to the pods: connections kept per core and endpoint, and how new ones are made.
 
 pub mod h2;
+pub mod reuse;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,15 +17,20 @@ use tokio::net::TcpStream;
 
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
+use crate::endpoint::tally::Verdict;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
-use crate::http::h1::client::{ClientConn, Home};
+use crate::http::h1::client::{ClientConn, Home, Unread};
 use crate::http::h1::io::Io;
 use crate::http::h2::limits::ClientLimits;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
-use crate::tls::client::{ClientTls, reason};
+use crate::tls::client::{ClientTls, Offer, reason};
+use crate::upstream::reuse::Reuse;
 
+/// Between two looks whether somebody listens, and how long one may take; milliseconds.
+const GONE_PAUSE: Millis = 30;
+const GONE_PATIENCE: Millis = 250;
 /// While TLS with an endpoint fails, it is said so often on each core.
 const WARNING: Millis = 10_000;
 
@@ -56,10 +62,10 @@ pub struct Pool {
     limits: Cell<PoolLimits>,
     /// With which TLS its connections were made.
     tls: Option<Arc<ClientTls>>,
-    /// When it was last said in the log that TLS failed.
-    warned: Cell<Option<Millis>>,
+    complaints: Complaints,
     /// The endpoint is no longer configured: what comes back is closed.
     retired: Cell<bool>,
+    reuse: Reuse,
 }
 
 /// How many connections are kept, and for how long.
@@ -71,25 +77,68 @@ pub struct PoolLimits {
     pub idle_timeout: Millis,
 }
 
+/// How long making a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Dial {
+    /// When it must be connected.
+    pub until: Millis,
+    /// For the TLS handshake, from then on; 0 is no limit.
+    pub handshake: Millis,
+    /// When all must be over.
+    pub overall: Millis,
+}
+
+impl Dial {
+    fn handshake_until(&self, connected: Millis) -> Millis {
+        match self.handshake {
+            0 => self.overall,
+            timeout => self.overall.min(connected.saturating_add(timeout)),
+        }
+    }
+}
+
+/// Says in the log why TLS with an endpoint does not work, now and then.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Cell<Option<Millis>>,
+}
+
+impl Complaints {
+    fn say(&self, endpoint: &Endpoint, error: &ProxyError) {
+        let now = clock::now();
+        if self.last.get().is_none_or(|last| now >= last + WARNING) {
+            self.last.set(Some(now));
+            tracing::warn!(endpoint = %endpoint.text(), %error, "no TLS with an endpoint");
+        }
+    }
+}
+
 impl Pools {
     /// No connections yet.
     pub fn new(metrics: Rc<CoreMetrics>, timers: Rc<Timers>) -> Self {
         Self { pools: RefCell::default(), shared: RefCell::default(), timers, metrics }
     }
 
-    /// The connections of HTTP/2 to `endpoint`.
+    /// The connections of HTTP/2 to `endpoint`: by prior knowledge, or where it chooses it with `tls`. Those that
+    /// were made otherwise are let go of.
     pub fn shared_of(
         &self,
         endpoint: &Arc<Endpoint>,
         service: ServiceLabel,
         limits: ClientLimits,
         idle_timeout: Millis,
+        tls: Option<&Arc<ClientTls>>,
     ) -> Rc<h2::Pool> {
         let mut pools = self.shared.borrow_mut();
-        let entry = pools.entry(endpoint.id()).or_insert_with(|| SharedPool {
-            pool: h2::Pool::new(endpoint, service, &self.metrics, &self.timers, limits),
+        let new = || SharedPool {
+            pool: h2::Pool::new(endpoint, service, &self.metrics, &self.timers, limits, tls),
             idle_timeout,
-        });
+        };
+        let entry = pools.entry(endpoint.id()).or_insert_with(new);
+        if !entry.pool.is_made_with(tls) {
+            entry.pool.clear();
+            *entry = new();
+        }
         entry.idle_timeout = idle_timeout;
         entry.pool.set_limits(limits);
         Rc::clone(&entry.pool)
@@ -112,8 +161,9 @@ impl Pools {
                 idle: RefCell::default(),
                 limits: Cell::new(limits),
                 tls: tls.cloned(),
-                warned: Cell::new(None),
+                complaints: Complaints::default(),
                 retired: Cell::new(false),
+                reuse: Reuse::default(),
             })
         };
         let pool = pools.entry(endpoint.id()).or_insert_with(new);
@@ -150,6 +200,9 @@ impl Pools {
         for pool in self.pools.borrow().values() {
             pool.reclaim();
         }
+        for entry in self.shared.borrow().values() {
+            entry.pool.reclaim();
+        }
     }
 
     /// Closes connections that have been idle for too long or that the pod has closed.
@@ -167,6 +220,9 @@ impl Pools {
 impl Pool {
     /// Takes a connection that can be used, as far as is known; with `ask_kernel`, as far as can be known.
     pub fn take(&self, ask_kernel: bool) -> Option<Box<ClientConn>> {
+        if !self.reuse.is_wise(clock::recent()) {
+            return None;
+        }
         let idle_timeout = self.limits.get().idle_timeout;
         loop {
             let conn = self.idle.borrow_mut().pop()?;
@@ -193,42 +249,23 @@ impl Pool {
         drop(conn);
     }
 
-    /// Connects by `until`, and makes the TLS handshake where the endpoint's url says `https`: within
-    /// `handshake_timeout` (0 is no limit) and by `overall`.
+    /// Connects, and makes the TLS handshake for HTTP/1.1 where the endpoint's url says `https`.
     ///
     /// # Errors
     /// [`ProxyError::Connect`], [`ProxyError::ConnectTimeout`], [`ProxyError::UpstreamTls`].
-    pub async fn connect(
-        &self,
-        slot: &Slot,
-        until: Millis,
-        handshake_timeout: Millis,
-        overall: Millis,
-    ) -> Result<Box<ClientConn>, ProxyError> {
-        let stream = connect(&self.endpoint, slot, until).await?;
+    pub async fn connect(&self, slot: &Slot, dial: Dial) -> Result<Box<ClientConn>, ProxyError> {
+        let stream = connect(&self.endpoint, slot, dial.until).await?;
         let tls = self.tls.as_ref().filter(|_| self.endpoint.url().scheme() == Scheme::Https);
         let io = match tls {
             None => Io::new(stream),
             Some(tls) => {
-                let until = match handshake_timeout {
-                    0 => overall,
-                    timeout => overall.min(clock::now().saturating_add(timeout)),
-                };
-                Box::pin(handshake(&self.endpoint, tls, stream, slot, until))
+                let until = dial.handshake_until(clock::now());
+                Box::pin(handshake(&self.endpoint, tls, stream, slot, until, Offer::Http1))
                     .await
-                    .inspect_err(|error| self.warn(error))?
+                    .inspect_err(|error| self.complaints.say(&self.endpoint, error))?
             }
         };
         Ok(ClientConn::new(io))
-    }
-
-    /// Says in the log why TLS does not work, now and then.
-    fn warn(&self, error: &ProxyError) {
-        let now = clock::now();
-        if self.warned.get().is_none_or(|last| now >= last + WARNING) {
-            self.warned.set(Some(now));
-            tracing::warn!(endpoint = %self.endpoint.text(), %error, "no TLS with an endpoint");
-        }
     }
 
     fn sweep(&self, now: Millis) {
@@ -258,7 +295,11 @@ impl Pool {
 
 impl Home for Pool {
     fn give_back(&self, conn: Box<ClientConn>) {
-        if self.retired.get() {
+        self.endpoint.tally().came_whole();
+        if conn.has_served_again() {
+            self.reuse.went_well();
+        }
+        if self.retired.get() || !self.reuse.is_wise(clock::recent()) {
             return;
         }
         if self.endpoint.idle().fetch_add(1, Ordering::Relaxed) >= self.limits.get().max_idle {
@@ -268,12 +309,49 @@ impl Home for Pool {
         self.metrics.pool_idle_added(self.service);
         self.idle.borrow_mut().push(conn);
     }
+
+    fn was_stale(&self, unread: Unread) {
+        // The others have been idle for longer.
+        self.clear();
+        if unread == Unread::Unknown {
+            self.reuse.failed(clock::now());
+        }
+    }
+
+    fn stands_still(&self) {
+        self.endpoint.tally().ended(Verdict::StoodStill);
+    }
+
+    fn came_whole(&self) {
+        self.endpoint.tally().came_whole();
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Whether nobody listens at an endpoint any more, a moment after it has reset a connection.
+///
+/// Asked twice, as the end of a pod closes its connections before its listener, or the other way round. An endpoint
+/// whose connections are not refused but lost is not known to be gone.
+pub async fn is_gone(endpoint: &Endpoint, slot: &Slot, deadline: Millis) -> bool {
+    for pause in [0, GONE_PAUSE] {
+        if pause > 0 {
+            slot.until((clock::now() + pause).min(deadline)).await;
+        }
+        let until = (clock::now() + GONE_PATIENCE).min(deadline);
+        match connect(endpoint, slot, until).await {
+            Ok(_) => {}
+            Err(ProxyError::Connect { cause, .. }) => {
+                return cause.kind() == io::ErrorKind::ConnectionRefused;
+            }
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Connects to an endpoint. A name is resolved anew each time and each of its addresses is tried.
@@ -311,9 +389,10 @@ async fn handshake(
     stream: TcpStream,
     slot: &Slot,
     until: Millis,
+    offer: Offer,
 ) -> Result<Io, ProxyError> {
     let session = tls
-        .connect(endpoint.url().host())
+        .connect(endpoint.url().host(), offer)
         .map_err(|error| ProxyError::UpstreamTls { endpoint: endpoint.text(), reason: error.to_string() })?;
     let io = Io::tls(stream, session);
     match slot.within(until, poll_fn(|cx| io.poll_handshake(cx))).await {

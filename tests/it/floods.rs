@@ -73,7 +73,9 @@ fn the_room_for_large_heads_is_the_operators_to_set() {
 #[test]
 fn slow_heads_and_idle_connections_cost_little_each() {
     let origin = origin().start();
-    let proxy = proxy().all_to(&origin).start();
+    // However long it takes to open them all, the first must still be there at the end.
+    let patient = "transport: { respondingTimeouts: { headTimeout: 10m, idleTimeout: 10m } }";
+    let proxy = proxy().all_to(&origin).web(patient).start();
     proxy.get("a.test", "/").expect(200);
     let before = proxy.resident();
 
@@ -89,7 +91,9 @@ fn slow_heads_and_idle_connections_cost_little_each() {
     }
 
     proxy.get("a.test", "/").expect(200);
+    proxy.await_metric("sluicegate_connections_open{entrypoint=\"web\"}", 1500.0);
     assert_grown_less(&proxy, before, 1500 * 8 + 4096);
+    drop(clients);
 }
 
 #[test]

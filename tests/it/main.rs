@@ -18,6 +18,8 @@ mod grpc;
 mod h2_floods;
 mod h2_flows;
 mod h2_frames;
+mod h2_pods;
+mod h2_tls;
 mod large_bodies;
 mod limits;
 mod middlewares;

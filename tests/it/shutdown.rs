@@ -273,3 +273,70 @@ fn a_reload_after_sigterm_does_not_bring_it_back() {
 
     assert_eq!(proxy.wait_exit().code(), Some(0));
 }
+
+/// Two entry points on one slow origin, each with a life cycle of its own.
+fn two(origin: &Origin, web: &str, other: &str) -> Proxy {
+    proxy()
+        .origin("origin", origin)
+        .config(&format!(
+            r#"
+entryPoints:
+  web: {{ address: "127.0.0.1:0", transport: {{ lifeCycle: {{ {web} }} }} }}
+  other: {{ address: "127.0.0.1:0", transport: {{ lifeCycle: {{ {other} }} }} }}
+http:
+  routers: {{ all: {{ rule: "PathPrefix(`/`)", service: pods }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{origin}}" }}] }} }} }}
+"#
+        ))
+        .start()
+}
+
+/// Like [`in_flight`], through any entry point.
+fn in_flight_at(proxy: &Proxy, entry_point: &str, origin: &Origin) -> Client {
+    let before = origin.hits();
+    let mut client = Client::connect(proxy.address(entry_point), "a.test");
+    let request = client.head("GET", "/slow", &[]);
+    client.send(request);
+    eventually("the slow request is in flight", || origin.hits() > before);
+    client
+}
+
+#[test]
+fn each_entry_point_finishes_within_its_own_grace() {
+    let (origin, gate) = gated();
+    let accept = "requestAcceptGraceTimeout: 0s";
+    let mut proxy =
+        two(&origin, &format!("{accept}, graceTimeOut: 200ms"), &format!("{accept}, graceTimeOut: 60s"));
+    let mut cut = in_flight_at(&proxy, "web", &origin);
+    let mut finishes = in_flight_at(&proxy, "other", &origin);
+
+    proxy.signal("TERM");
+
+    cut.assert_closed();
+    let line = proxy.await_log("connections cut");
+    assert_eq!(line.text("entry_point").as_deref(), Some("web"));
+    proxy.await_metric("sluicegate_connections_closed_total{entrypoint=\"web\",reason=\"cut\"}", 1.0);
+    gate.open();
+    assert_eq!(finishes.response().expect(200).text(), "slow");
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn each_entry_point_accepts_for_its_own_time() {
+    let origin = origin().start();
+    let mut proxy =
+        two(&origin, "requestAcceptGraceTimeout: 0s", "requestAcceptGraceTimeout: 60s, graceTimeOut: 60s");
+
+    proxy.signal("TERM");
+
+    await_refusal(proxy.address("web"));
+    Client::connect(proxy.address("other"), "a.test").get("/").expect(200);
+    // What has stopped stays so, whatever the files say by now.
+    let (generation, text) = (proxy.generation(), std::fs::read_to_string(proxy.path()).expect("its file"));
+    proxy.write_config(&format!("{text}\n# as before\n"));
+    proxy.await_generation(generation + 1);
+    await_refusal(proxy.address("web"));
+    Client::connect(proxy.address("other"), "a.test").get("/").expect(200);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}

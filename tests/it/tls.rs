@@ -181,6 +181,88 @@ fn files_that_cannot_be_used_leave_the_old_certificate_in_use() {
 }
 
 #[test]
+fn files_of_authorities_that_cannot_be_used_leave_the_old_ones_in_use() {
+    let (dir, authority, clients) = (scratch(), Authority::new(), Authority::new());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let pod = TlsOrigin::start(&authority.issue(&["pod.internal"]), None);
+    let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).expect("written");
+    write("clients.crt", &clients.pem());
+    write("pods.crt", &authority.pem());
+    let proxy = proxy()
+        .name("pod", pod.url())
+        .name("dir", dir.path().display().to_string())
+        .config(
+            "http:
+  routers: { r: { rule: 'PathPrefix(`/`)', service: s, tls: {} } }
+  services: { s: { loadBalancer: { serversTransport: t, servers: [{ url: '{pod}' }] } } }
+  serversTransports: { t: { serverName: pod.internal, rootCAs: ['{dir}/pods.crt'], maxIdleConnsPerHost: -1 } }
+tls:
+  certificates: [{ certFile: '{dir}/a.crt', keyFile: '{dir}/a.key' }]
+  options: { default: { clientAuth: { caFiles: ['{dir}/clients.crt'] } } }
+",
+        )
+        .start();
+    let known = clients.issue(&["someone"]);
+    let works = || {
+        let config = trusting(&authority, Some(&known));
+        TlsClient::open(proxy.address("web"), "a.test", &config).get("a.test", "/").status == 200
+    };
+    let stale = |count: f64| {
+        eventually_equal("stale files", count, || proxy.metric("sluicegate_tls_certs_stale"));
+    };
+    assert!(works());
+
+    for broken in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        write("clients.crt", broken);
+        stale(1.0);
+        write("pods.crt", broken);
+        stale(2.0);
+        assert!(works(), "{broken:?}");
+        write("clients.crt", &clients.pem());
+        write("pods.crt", &authority.pem());
+        stale(0.0);
+    }
+    std::fs::remove_file(dir.path().join("clients.crt")).expect("removed");
+    stale(1.0);
+    assert!(works());
+    eventually("it is said in the log", || {
+        proxy.log_lines().iter().any(|line| line.message().contains("clients.crt"))
+    });
+    let shown = proxy.admin_get("/api/certificates").expect(200).json();
+    let errors: Vec<_> =
+        shown.as_array().expect("a list").iter().filter_map(|one| one.get("error")).collect();
+    assert!(errors.len() == 1 && errors[0].to_string().contains("cannot read"), "{shown}");
+
+    let strangers = Authority::new();
+    write("clients.crt", &strangers.pem());
+    stale(0.0);
+    let config = trusting(&authority, Some(&known));
+    let refused = TlsClient::connect(proxy.address("web"), "a.test", &config)
+        .is_ok_and(|mut client| client.request("a.test", "/").is_ok());
+    assert!(!refused, "new authorities are taken up");
+}
+
+#[test]
+fn a_cold_start_with_broken_authorities_says_where_they_are_written() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("ca.crt"), "nothing").expect("written");
+    let text = "http:\n  serversTransports:\n    t: { rootCAs: [ca.crt] }\n  services:\n    s: { loadBalancer: { \
+                serversTransport: t, servers: [{ url: 'https://127.0.0.1:1' }] } }\ntls:\n  options:\n    default:\n      \
+                clientAuth:\n        caFiles: [ca.crt, none.crt]\n";
+    std::fs::write(dir.path().join("main.yaml"), text).expect("written");
+
+    let report = run(dir.path(), ["check", "main.yaml"]).expect(1).stdout;
+
+    for (place, what) in [
+        ("main.yaml:3:", "ca.crt: there is no certificate in it"),
+        ("main.yaml:10:", "ca.crt: there is no certificate in it"),
+        ("main.yaml:10:", "none.crt"),
+    ] {
+        assert!(report.lines().any(|line| line.contains(place)) && report.contains(what), "{what}: {report}");
+    }
+}
+
+#[test]
 fn a_cold_start_with_a_broken_pair_says_where_it_is_written() {
     let (dir, authority) = (scratch(), Authority::new());
     authority.issue(&["a.test"]).write(dir.path(), "a");
@@ -473,4 +555,32 @@ fn what_is_no_tls_at_all_is_counted_and_ended() {
     });
     let config: Arc<rustls::ClientConfig> = trusting(&authority, None);
     assert_eq!(TlsClient::open(proxy.address("web"), "a.test", &config).get("a.test", "/").status, 200);
+}
+
+#[test]
+fn connections_that_have_not_begun_do_not_hold_up_a_shutdown() {
+    let (dir, authority, pod) = (scratch(), Authority::new(), origin().start());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let mut proxy = proxy()
+        .origin("pod", &pod)
+        .name("dir", dir.path().display().to_string())
+        .web(
+            "transport: { respondingTimeouts: { headTimeout: 60s, handshakeTimeout: 60s }, \
+             lifeCycle: { requestAcceptGraceTimeout: 0s, graceTimeOut: 60s } }",
+        )
+        .config(&format!(
+            "http:\n  routers:\n    r: {{ rule: 'PathPrefix(`/`)', service: s, tls: {{}} }}\n  services:\n    \
+             s: {{ loadBalancer: {{ servers: [{{ url: '{{pod}}' }}] }} }}\n{ONE}"
+        ))
+        .start();
+    let silent = Client::connect(proxy.address("web"), "a.test");
+    let mut halfway = Client::connect(proxy.address("web"), "a.test");
+    halfway.send([22, 3, 1]);
+    eventually_equal("handshakes under way", 1.0, || proxy.metric("sluicegate_tls_handshakes_in_progress"));
+    eventually_equal("connections", 2.0, || proxy.metric("sluicegate_connections_open"));
+
+    proxy.signal("TERM");
+
+    assert!(proxy.wait_exit().success());
+    drop((silent, halfway));
 }

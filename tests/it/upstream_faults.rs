@@ -1,11 +1,13 @@
 //! Pods that lie, die, or never answer: what the client sees, and that the next request does not suffer.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Response;
-use crate::harness::{BlackHole, Failure, Origin, Proxy, Refused, eventually, origin, proxy};
+use crate::harness::{BlackHole, Failure, Gate, Origin, Proxy, Refused, eventually, origin, proxy};
 
 /// A service of two endpoints, `{a}` and `{b}`, with keys for its load balancer.
 fn pair(a: &str, b: &str, keys: &str) -> Proxy {
@@ -482,25 +484,87 @@ fn a_get_survives_an_origin_that_closes_as_it_is_written() {
 }
 
 #[test]
+fn a_pod_that_breaks_each_connection_at_its_second_request_gets_requests_once_and_costs_no_error() {
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let origin = origin()
+        .connection(move |peer| {
+            if peer.read_request().is_ok() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                peer.respond("200 OK", &[], "first");
+                if peer.read_request().is_ok() {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    peer.reset();
+                }
+            }
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    // One connection is served by one core.
+    let mut client = proxy.client("a.test");
+
+    // More than the budget of retries.
+    for _ in 0..60 {
+        assert_eq!(client.get("/").expect(200).text(), "first");
+    }
+
+    // Three break, and one more each ten seconds.
+    let read = read.load(Ordering::SeqCst);
+    assert!((60..=66).contains(&read), "{read} for 60");
+}
+
+#[test]
+fn a_post_that_nobody_has_read_when_its_pod_ends_is_sent_to_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let live = origin().start();
+    let proxy = pair(&url, &live.url(), "");
+    let pod = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut request = [0; 4096];
+        let read = stream.read(&mut request).expect("a request");
+        assert!(read > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("an answer");
+        // The next one lies unread in the socket when the pod ends.
+        assert!(stream.peek(&mut request).expect("a request") > 0);
+        drop(listener);
+    });
+    let mut client = proxy.client("a.test");
+
+    for index in 0..4 {
+        client.post(&format!("/{index}"), "charge the card").expect(200);
+    }
+
+    pod.join().expect("no panic");
+    assert_eq!(live.hits(), 3);
+}
+
+#[test]
 fn bytes_behind_an_answer_poison_no_other_request() {
+    const ROUNDS: usize = 10;
+    // Open once the client has read the round's answer: what follows it comes when the connection is at rest.
+    let answered: Arc<[Gate; ROUNDS]> = Arc::default();
     let count = Arc::new(AtomicUsize::new(0));
+    let poisoned = Arc::new(AtomicUsize::new(0));
+    let (gates, written) = (Arc::clone(&answered), Arc::clone(&poisoned));
     let origin = origin()
         .on("/poison", move |_, peer| {
             let number = count.fetch_add(1, Ordering::AcqRel);
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             if number % 2 == 1 {
-                peer.pause(Duration::from_millis(20));
+                gates[number].pass();
             }
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            written.fetch_add(1, Ordering::AcqRel);
         })
         .get("/clean", "clean")
         .start();
     let proxy = proxy().all_to(&origin).start();
 
-    for _ in 0..10 {
+    for round in 0..ROUNDS {
         assert_eq!(proxy.get("a.test", "/poison").expect(200).text(), "ok");
-        // The second half of the poison may come when the connection rests in the pool.
-        std::thread::sleep(Duration::from_millis(30));
+        answered[round].open();
+        eventually("the poison is on its way", || poisoned.load(Ordering::Acquire) == round + 1);
         assert_eq!(proxy.get("a.test", "/clean").expect(200).text(), "clean");
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
@@ -21,6 +21,7 @@ use super::splice::{self, Pipe};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
@@ -32,8 +33,10 @@ const MAX_INTERIM: usize = 16;
 /// What surely goes out as one segment where it is written at once, in bytes: IPv6 allows links of 1280, less heads.
 const SEGMENT: u64 = 1200;
 /// How often, and how many milliseconds apart, a reset is waited for: a round trip within a cluster, and more.
-const RESET_LOOKS: u32 = 8;
+const RESET_LOOKS: u32 = 9;
 const RESET_PAUSE: Millis = 10;
+/// After what time an answer is first asked about; milliseconds.
+const FIRST_LOOK: Millis = 250;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Millis = 1000;
 
@@ -56,6 +59,24 @@ pub struct ClientConn {
 pub trait Home: std::fmt::Debug {
     /// Takes it back.
     fn give_back(&self, conn: Box<ClientConn>);
+
+    /// One that had served before ended instead of answering.
+    fn was_stale(&self, unread: Unread);
+
+    /// Nothing has come of an answer for a while.
+    fn stands_still(&self);
+
+    /// An answer has come whole, but its connection can serve no other.
+    fn came_whole(&self);
+}
+
+/// Whether the other side has read a request that it did not answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unread {
+    /// It had closed the connection before.
+    Surely,
+    /// It may have.
+    Unknown,
 }
 
 /// A place among a limited number of connections, given back when the connection is dropped.
@@ -71,7 +92,7 @@ pub struct Wants<'a> {
     /// The client waits for `100 Continue`: ask the pod before the body goes.
     pub expect_continue: bool,
     /// Gets each interim answer.
-    pub interim: &'a mut dyn FnMut(StatusCode, &HeaderMap),
+    pub interim: &'a mut dyn FnMut(StatusCode, &Fields),
     /// For all waits.
     pub slot: &'a Slot,
     /// From the request's last byte to the head of the answer; 0 for none.
@@ -80,6 +101,8 @@ pub struct Wants<'a> {
     pub idle_timeout: Millis,
     /// For everything.
     pub deadline: Millis,
+    /// Asked from time to time while the answer is awaited: whether that is in vain.
+    pub in_vain: Option<&'a dyn Fn() -> bool>,
 }
 
 /// Why no answer came.
@@ -91,7 +114,10 @@ pub struct ExchangeError {
     pub written: bool,
     /// Whether the connection had served requests before.
     pub reused: bool,
-    /// The request's body, if no piece of it was taken.
+    /// It went out whole and at once, and was met by a reset: whoever closes a connection sends one in place of an end
+    /// when something unread has come. If that was the end of the pod, nobody has read the request.
+    pub cut: bool,
+    /// The request's body, if it can be sent again.
     pub body: Option<Body>,
 }
 
@@ -110,6 +136,8 @@ pub enum ExchangeCause {
     IdleTimeout,
     /// [`Wants::deadline`] has come.
     Deadline,
+    /// [`Wants::in_vain`] says so.
+    InVain,
 }
 
 impl ClientConn {
@@ -151,6 +179,11 @@ impl ClientConn {
         self.served > 0
     }
 
+    /// Whether it has served another request after its first.
+    pub fn has_served_again(&self) -> bool {
+        self.served > 1
+    }
+
     /// When it was last given back.
     pub fn idle_since(&self) -> Millis {
         self.idle_since
@@ -186,7 +219,7 @@ impl ClientConn {
         if self.served == 0
             && let Err(cause) = self.listen_first()
         {
-            return Err(ExchangeError { cause, written: false, reused: false, body: Some(body) });
+            return Err(ExchangeError { cause, written: false, reused: false, cut: false, body: Some(body) });
         }
         let length = body.length();
         let out = std::mem::take(&mut self.out);
@@ -196,6 +229,7 @@ impl ClientConn {
         let mut scan = HeadScan::default();
         let mut interim_left = MAX_INTERIM;
         let mut wait = Wait::default();
+        let mut looked = 0;
         let result = poll_fn(|cx| {
             sender.poll(&self.io, cx);
             if let Some(error) = sender.body_error.take() {
@@ -251,14 +285,25 @@ impl ClientConn {
                         (Phase::Sending, _, idle) => since.saturating_add(idle),
                         (Phase::Sent, timeout, _) => since.saturating_add(timeout),
                     };
-                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+                    let look = match (phase, wants.in_vain) {
+                        (Phase::Sent, Some(_)) => look_at(since, looked),
+                        _ => Millis::MAX,
+                    };
+                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline).min(look)));
+                    if look < at.min(wants.deadline) {
+                        if wants.in_vain.is_some_and(|is_in_vain| is_in_vain()) {
+                            return Poll::Ready(Err(ExchangeCause::InVain));
+                        }
+                        looked = look;
+                        continue;
+                    }
                     return match phase {
                         _ if wants.deadline <= at => Poll::Ready(Err(ExchangeCause::Deadline)),
                         Phase::Sending => Poll::Ready(Err(ExchangeCause::IdleTimeout)),
                         Phase::Sent => Poll::Ready(Err(ExchangeCause::HeaderTimeout)),
                         Phase::Continue => {
                             sender.waits_for_continue = false;
-                            (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                            (wants.interim)(StatusCode::CONTINUE, &Fields::new());
                             sender.poll(&self.io, cx);
                             continue;
                         }
@@ -287,13 +332,22 @@ impl ClientConn {
             Err(cause) => {
                 let reused = self.served > 0;
                 let closed = matches!(cause, ExchangeCause::Closed(_)) && self.buf.is_empty();
-                let asks = closed && !head.method.is_idempotent() && sender.fits_a_segment();
-                let unread = asks && self.was_closed_before(&cause, wants.slot, wants.deadline).await;
+                let whole = closed && sender.fits_a_segment();
+                // What is sent again anyway is worth one look, but no wait.
+                let looks = if head.method.is_idempotent() { 1 } else { RESET_LOOKS };
+                let unread = whole && self.was_closed_before(&cause, wants.slot, wants.deadline, looks).await;
+                let is_reset = matches!(&cause, ExchangeCause::Closed(error)
+                    if error.kind() == io::ErrorKind::ConnectionReset);
+                let cut = whole && !unread && is_reset && self.io.is_plain();
+                if reused && closed {
+                    home.was_stale(if unread { Unread::Surely } else { Unread::Unknown });
+                }
                 return Err(ExchangeError {
                     cause,
                     written: sender.written > 0 && !unread,
                     reused,
-                    body: if unread { sender.into_body() } else { sender.untouched_body() },
+                    cut,
+                    body: if unread || cut { sender.into_body() } else { sender.untouched_body() },
                 });
             }
         };
@@ -308,6 +362,7 @@ impl ClientConn {
                     cause: ExchangeCause::Malformed("switched protocols without being asked"),
                     written: true,
                     reused: self.served > 0,
+                    cut: false,
                     body: None,
                 });
             }
@@ -326,6 +381,7 @@ impl ClientConn {
             length,
             sender: (!sender.is_done()).then(|| Box::new(sender)),
             home: Rc::clone(home),
+            still: false,
             _stream: Stream::begin(),
         };
         // What a `HEAD` would have had is told by its fields alone; a 204 has no length at all (RFC 9110 §8.6).
@@ -345,20 +401,34 @@ impl ClientConn {
 impl ClientConn {
     /// Whether the pod had closed the connection before the request came to it, so that nobody has read it. Its
     /// reset may still be under way: that takes a round trip.
-    async fn was_closed_before(&self, cause: &ExchangeCause, slot: &Slot, deadline: Millis) -> bool {
+    async fn was_closed_before(
+        &self,
+        cause: &ExchangeCause,
+        slot: &Slot,
+        deadline: Millis,
+        looks: u32,
+    ) -> bool {
         if let ExchangeCause::Closed(error) = cause
             && error.kind() != io::ErrorKind::UnexpectedEof
         {
             // Of a read, which takes the report itself.
             return error.kind() == io::ErrorKind::BrokenPipe && self.io.is_plain();
         }
-        for _ in 0..RESET_LOOKS {
+        for _ in 1..looks {
             if self.io.was_closed_before() {
                 return true;
             }
             slot.until((clock::now() + RESET_PAUSE).min(deadline)).await;
         }
         self.io.was_closed_before()
+    }
+}
+
+/// When to look next whether it is in vain to wait `since` then: soon, and then after half as long again each time.
+pub(in crate::http) fn look_at(since: Millis, looked: Millis) -> Millis {
+    match looked {
+        0 => since + FIRST_LOOK,
+        _ => looked + (looked.saturating_sub(since) / 2).max(FIRST_LOOK / 2),
     }
 }
 
@@ -546,6 +616,8 @@ pub struct ResponseBody {
     sender: Option<Box<Sender>>,
     keep: bool,
     home: Rc<dyn Home>,
+    /// It was said to stand still.
+    still: bool,
     _stream: Stream,
 }
 
@@ -636,6 +708,17 @@ impl ResponseBody {
         })
     }
 
+    /// Nothing has come of it for a while.
+    pub fn stands_still(&mut self) {
+        self.still = true;
+        self.home.stands_still();
+    }
+
+    /// Whether it was said to stand still.
+    pub fn has_stood_still(&self) -> bool {
+        self.still
+    }
+
     /// Sends more of the request, if there is more.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) {
         if let (Some(sender), Some(conn)) = (&mut self.sender, &self.conn) {
@@ -655,17 +738,16 @@ impl ResponseBody {
 
     /// The answer is whole: the connection goes home if it can serve another.
     fn finish(&mut self) {
-        if let Some(mut conn) = self.conn.take()
-            && self.keep
-            && self.sender.is_none()
-            && conn.buf.is_empty()
-        {
+        let Some(mut conn) = self.conn.take() else { return };
+        if self.keep && self.sender.is_none() && conn.buf.is_empty() {
             conn.served += 1;
             conn.idle_since = clock::recent();
             if conn.buf.capacity() > KEPT {
                 conn.buf = BytesMut::new();
             }
             self.home.give_back(conn);
+        } else {
+            self.home.came_whole();
         }
     }
 }
@@ -684,6 +766,12 @@ mod tests {
 
     impl Home for Nowhere {
         fn give_back(&self, _: Box<ClientConn>) {}
+
+        fn was_stale(&self, _: Unread) {}
+
+        fn stands_still(&self) {}
+
+        fn came_whole(&self) {}
     }
 
     /// A connection that has served a request, and the pod's end of it.
@@ -705,7 +793,7 @@ mod tests {
             query: None,
             authority: Text::from_static("a.test"),
             version: http::Version::HTTP_11,
-            headers: HeaderMap::new(),
+            headers: Fields::new(),
         };
         let wants = Wants {
             upgrade: None,
@@ -715,6 +803,7 @@ mod tests {
             header_timeout: 0,
             idle_timeout: 0,
             deadline: Millis::MAX,
+            in_vain: None,
         };
         let home: Rc<dyn Home> = Rc::new(Nowhere);
         let exchange = conn.exchange(&head, body, wants, &home);

@@ -6,12 +6,12 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::HeaderMap;
 use http::{Method, StatusCode, Version};
 
 use super::framing::{Length, Piece};
 use super::io::Io;
 use crate::http::error::reason;
+use crate::http::fields::Fields;
 use crate::http::head::RequestHead;
 
 /// Pieces up to this size are copied behind what waits already, so that they leave in one write.
@@ -67,7 +67,7 @@ impl Outgoing {
     }
 
     /// Ends a chunked body.
-    pub fn finish_chunked(&mut self, trailers: Option<&HeaderMap>) {
+    pub fn finish_chunked(&mut self, trailers: Option<&Fields>) {
         self.text.extend_from_slice(b"0\r\n");
         if let Some(trailers) = trailers {
             put_fields(&mut self.text, trailers);
@@ -190,7 +190,7 @@ pub fn request_head(out: &mut BytesMut, head: &RequestHead, length: Length, extr
 }
 
 /// Writes a status line and fields, without the empty line.
-pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, headers: &HeaderMap) {
+pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, headers: &Fields) {
     out.reserve(512);
     match (version, status) {
         (Version::HTTP_11, StatusCode::OK) => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
@@ -220,7 +220,7 @@ pub fn put_content_length(out: &mut BytesMut, bytes: u64) {
 }
 
 /// Writes each field on a line of its own.
-pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+pub fn put_fields(out: &mut BytesMut, headers: &Fields) {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let start = out.len();
     // Room is made once for all of them.
@@ -241,11 +241,38 @@ pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 fn put_name(out: &mut [u8], name: &[u8]) {
+    let Some(whole) = name.len().checked_sub(8) else {
+        let mut capital = true;
+        for (to, byte) in out.iter_mut().zip(name) {
+            *to = if capital { byte.to_ascii_uppercase() } else { *byte };
+            capital = *byte == b'-';
+        }
+        return;
+    };
     let mut capital = true;
-    for (to, byte) in out.iter_mut().zip(name) {
-        *to = if capital { byte.to_ascii_uppercase() } else { *byte };
-        capital = *byte == b'-';
+    for at in (0..whole).step_by(8) {
+        capital = put_eight(out, name, at, capital);
     }
+    // The last eight again, in part.
+    put_eight(out, name, whole, whole == 0 || name[whole - 1] == b'-');
+}
+
+/// Eight letters of a name at once; whether the one after them is a capital.
+fn put_eight(out: &mut [u8], name: &[u8], at: usize, capital: bool) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let (Some(from), Some(to)) = (name[at..].first_chunk(), out[at..].first_chunk_mut()) else {
+        return capital;
+    };
+    // Names are ASCII: adding less than 0x80 to a byte of one never carries into the next.
+    let letters = u64::from_le_bytes(*from);
+    let dashes = !((letters ^ each(b'-')) + each(0x7f)) & HIGH;
+    let small = (letters + each(0x80 - b'a')) & !(letters + each(0x7f - b'z')) & HIGH;
+    let capitals = dashes << 8 | if capital { 0x80 } else { 0 };
+    *to = (letters ^ (capitals & small) >> 2).to_le_bytes();
+    dashes >> 63 == 1
 }
 
 fn put_decimal(out: &mut BytesMut, mut number: u64) {
@@ -279,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_request_head_is_written_with_its_framing() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         let head = RequestHead {
             method: Method::POST,

@@ -69,7 +69,7 @@ metrics! {
     TLS_HANDSHAKES = Counter "sluicegate_tls_handshakes_total" "TLS handshakes of clients that ended, by entry point and outcome.";
     TLS_HANDSHAKING = Gauge "sluicegate_tls_handshakes_in_progress" "TLS handshakes of clients now, by entry point.";
     TLS_CERTS_NOT_AFTER = Gauge "sluicegate_tls_certs_not_after" "When a certificate in use expires, in seconds since 1970.";
-    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates whose files hold something that cannot be used, so that what was loaded before stays in use.";
+    TLS_CERTS_STALE = Gauge "sluicegate_tls_certs_stale" "Certificates and files of authorities that hold something that cannot be used, so that what was loaded before stays in use.";
     HTTP2_FLOODS = Counter "sluicegate_http2_floods_total" "Connections of HTTP/2 that were ended because they went over a bound, by entry point and kind.";
     HTTP2_RESETS = Counter "sluicegate_http2_resets_sent_total" "Streams of HTTP/2 that the proxy reset, by entry point and code.";
     // --- upstream ----------------------------------------------------------------------------

@@ -192,6 +192,8 @@ labels! {
         ResponseHeaderTimeout => "response_header_timeout",
         /// One try took too long.
         AttemptTimeout => "attempt_timeout",
+        /// The endpoint was silent and has been ejected.
+        Stalled => "stalled",
         /// A response that is not HTTP.
         BadResponse => "bad_response",
         /// The first try took long, and a second one was sent beside it.

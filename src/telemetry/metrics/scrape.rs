@@ -38,25 +38,25 @@ struct ExchangeFamilies {
 }
 
 /// Every small figure's place among the labels: which names it is counted by and which word it adds.
-struct SmallFamily {
-    metric: Metric,
+pub(super) struct SmallFamily {
+    pub(super) metric: Metric,
     figure: Figure,
-    name: Option<(&'static str, Kindred)>,
-    word: Option<(&'static str, Word)>,
+    pub(super) name: Option<(&'static str, Kindred)>,
+    pub(super) word: Option<(&'static str, Word)>,
 }
 
 /// The label value of an enum's number.
-type Word = fn(u8) -> &'static str;
+pub(super) type Word = fn(u8) -> &'static str;
 
 /// Which table a small figure's name is in.
 #[derive(Clone, Copy, Debug)]
-enum Kindred {
+pub(super) enum Kindred {
     EntryPoint,
     Service,
     Middleware,
 }
 
-const SMALL: &[SmallFamily] = &[
+pub(super) const SMALL: &[SmallFamily] = &[
     SmallFamily {
         metric: declared::TIMEOUTS,
         figure: Figure::Timeout,

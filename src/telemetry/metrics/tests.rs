@@ -374,3 +374,65 @@ fn label_sets_beyond_the_bound_of_a_core_are_counted_together() {
     // 131,072 sets are kept apart.
     assert_eq!((total("web"), total("other")), (131_072.0, 135_000.0 - 131_072.0));
 }
+
+/// `docs/metrics.md`: the cells of each table's rows, without their backticks.
+fn documented() -> Vec<Vec<String>> {
+    let page = include_str!("../../../docs/metrics.md");
+    page.lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect())
+        .collect()
+}
+
+#[test]
+fn the_documentation_has_every_metric_once_with_its_type_and_no_other() {
+    let mut documented: Vec<_> = documented()
+        .into_iter()
+        .filter(|cells| cells.len() == 5)
+        .map(|cells| (cells[0].clone(), cells[1].clone()))
+        .collect();
+    let mut declared: Vec<_> = declared::ALL
+        .iter()
+        .map(|metric| (metric.name.to_owned(), metric.kind.as_str().to_owned()))
+        .collect();
+    documented.sort();
+    declared.sort();
+    assert_eq!(documented, declared);
+}
+
+#[test]
+fn the_documentation_has_the_labels_of_figures_and_all_their_values() {
+    fn words<T: Copy + 'static>(all: &[T], word: fn(T) -> &'static str) -> Vec<&'static str> {
+        all.iter().copied().map(word).collect()
+    }
+    let rows = documented();
+    for family in scrape::SMALL {
+        let labels = [family.name.map(|(label, _)| label), family.word.map(|(label, _)| label)];
+        let labels: Vec<_> = labels.into_iter().flatten().collect();
+        let row = rows.iter().find(|cells| cells.len() == 5 && cells[0] == family.metric.name);
+        assert_eq!(row.expect("a row")[2], labels.join(" "), "{}", family.metric.name);
+    }
+    let closed = [
+        (declared::TIMEOUTS, words(TimeoutKind::ALL, TimeoutKind::as_str)),
+        (declared::CONNECTIONS_CLOSED, words(CloseReason::ALL, CloseReason::as_str)),
+        (declared::TLS_HANDSHAKES, words(Handshake::ALL, Handshake::as_str)),
+        (declared::HTTP2_FLOODS, words(Http2Flood::ALL, Http2Flood::as_str)),
+        (declared::HTTP2_RESETS, words(Http2Reset::ALL, Http2Reset::as_str)),
+        (declared::UPSTREAM_CONNECTS, words(ConnectOutcome::ALL, ConnectOutcome::as_str)),
+        (declared::RETRIES, words(RetryReason::ALL, RetryReason::as_str)),
+        (declared::HEDGES, words(HedgeWinner::ALL, HedgeWinner::as_str)),
+        (declared::STICKY, words(StickyOutcome::ALL, StickyOutcome::as_str)),
+        (declared::HASH_MISSES, words(HashOutcome::ALL, HashOutcome::as_str)),
+        (declared::SPILLS, words(SpillTo::ALL, SpillTo::as_str)),
+        (declared::FAILOVERS, words(FailoverReason::ALL, FailoverReason::as_str)),
+        (declared::MIRRORED, words(MirrorOutcome::ALL, MirrorOutcome::as_str)),
+        (declared::LIMIT_DECISIONS, words(LimitDecision::ALL, LimitDecision::as_str)),
+        (declared::OUTBOUND_DECISIONS, words(LimitDecision::ALL, LimitDecision::as_str)),
+    ];
+    for family in scrape::SMALL.iter().filter(|family| family.word.is_some()) {
+        let (metric, words) =
+            closed.iter().find(|(metric, _)| *metric == family.metric).expect("a set of words");
+        let row = rows.iter().find(|cells| cells.len() == 3 && cells[0] == metric.name);
+        assert_eq!(row.expect("a row of values")[2], words.join(", "), "{}", metric.name);
+    }
+}

@@ -12,10 +12,16 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::DEADLINE;
+use super::tls::{Pair, serving};
 
 /// Runs a test's own client to its end, within the deadline.
 #[track_caller]
@@ -52,7 +58,19 @@ impl Answer {
 
 /// Opens a connection, whose task runs beside the test.
 pub async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
+    speak(TcpStream::connect(address).await.expect("a listener")).await
+}
+
+/// The same through TLS, where the proxy must choose HTTP/2.
+pub async fn connect_tls(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(address).await.expect("a listener");
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.expect("TLS");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    speak(stream).await
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
     let mut builder = h2::client::Builder::new();
     // Room for streams beside one that is not read.
     builder.initial_connection_window_size(1 << 20);
@@ -131,9 +149,42 @@ enum Told {
     Cut,
 }
 
-/// An origin of HTTP/2 with prior knowledge.
+/// What an origin with TLS puts into its side of ALPN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speaks {
+    Both,
+    Http1,
+    Http2,
+    /// It has never heard of ALPN, and speaks HTTP/1.1.
+    Nothing,
+}
+
+/// TLS of an origin; what it speaks can be changed for connections to come.
+struct Secure {
+    pair: Pair,
+    config: Mutex<Arc<ServerConfig>>,
+}
+
+impl Secure {
+    fn speak(&self, what: Speaks) {
+        let alpn: &[&str] = match what {
+            Speaks::Both => &["h2", "http/1.1"],
+            Speaks::Http1 => &["http/1.1"],
+            Speaks::Http2 => &["h2"],
+            Speaks::Nothing => &[],
+        };
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = serving(&self.pair, alpn);
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+}
+
+/// An origin of HTTP/2: with prior knowledge, or with TLS, and then of HTTP/1.1 where the client wants that.
 pub struct H2Origin {
     address: SocketAddr,
+    secure: Option<Arc<Secure>>,
     seen: Arc<Seen>,
     told: mpsc::UnboundedSender<Told>,
     stop: Option<oneshot::Sender<()>>,
@@ -143,6 +194,7 @@ pub struct H2Origin {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
+    http1: AtomicUsize,
     requests: Mutex<Vec<Request<()>>>,
 }
 
@@ -164,30 +216,51 @@ pub fn h2_origin_with<F>(
 where
     F: Future<Output = Result<(), h2::Error>> + Send + 'static,
 {
+    start(builder, None, Arc::new(move |request, respond| Box::pin(handler(request, respond))))
+}
+
+/// Starts an origin with TLS that speaks what the client and `speaks` agree on. Over HTTP/1.1 it answers with
+/// `HTTP/1.1` and the target, and a WebSocket's bytes come back as they are.
+pub fn h2_origin_tls<F>(
+    pair: &Pair,
+    speaks: Speaks,
+    handler: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+) -> H2Origin
+where
+    F: Future<Output = Result<(), h2::Error>> + Send + 'static,
+{
+    let secure = Secure { pair: pair.clone(), config: Mutex::new(serving(pair, &[])) };
+    secure.speak(speaks);
     let handler: Handler = Arc::new(move |request, respond| Box::pin(handler(request, respond)));
+    start(h2::server::Builder::new(), Some(Arc::new(secure)), handler)
+}
+
+fn start(builder: h2::server::Builder, secure: Option<Arc<Secure>>, handler: Handler) -> H2Origin {
     let seen = Arc::<Seen>::default();
     let (told, orders) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel();
     let (bound, listening) = std::sync::mpsc::channel();
     let of_thread = Arc::clone(&seen);
+    let tls = secure.clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             bound.send(listener.local_addr().expect("an address")).expect("the test waits");
             tokio::select! {
-                () = accept(listener, builder, handler, of_thread, orders) => {}
+                () = accept(listener, builder, tls, handler, of_thread, orders) => {}
                 _ = stopped => {}
             }
         });
     });
     let address = listening.recv().expect("an address");
-    H2Origin { address, seen, told, stop: Some(stop), thread: Some(thread) }
+    H2Origin { address, secure, seen, told, stop: Some(stop), thread: Some(thread) }
 }
 
 async fn accept(
     listener: TcpListener,
     builder: h2::server::Builder,
+    secure: Option<Arc<Secure>>,
     handler: Handler,
     seen: Arc<Seen>,
     mut orders: mpsc::UnboundedReceiver<Told>,
@@ -207,41 +280,104 @@ async fn accept(
         };
         seen.connections.fetch_add(1, Ordering::AcqRel);
         let (builder, handler, seen) = (builder.clone(), Arc::clone(&handler), Arc::clone(&seen));
-        let mut told = tell.subscribe();
+        let told = tell.subscribe();
+        let acceptor = secure.as_ref().map(|secure| secure.acceptor());
         tokio::spawn(async move {
-            let Ok(mut connection) = builder.handshake(stream).await else { return };
-            loop {
-                tokio::select! {
-                    accepted = connection.accept() => {
-                        let Some(Ok((request, respond))) = accepted else { return };
-                        let (parts, body) = request.into_parts();
-                        let shown = Request::from_parts(parts.clone(), ());
-                        seen.requests.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
-                        let handling = handler(Request::from_parts(parts, body), respond);
-                        tokio::spawn(async move {
-                            // The proxy may have given it up.
-                            let _ = handling.await;
-                        });
-                    }
-                    Ok(cut) = told.recv() => {
-                        if cut {
-                            return;
-                        }
-                        connection.graceful_shutdown();
-                    }
-                }
+            let Some(acceptor) = acceptor else { return serve(stream, builder, handler, seen, told).await };
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                serve(stream, builder, handler, seen, told).await;
+            } else {
+                // The proxy may close it at any moment.
+                let _ = serve_http1(stream, &seen, told).await;
             }
         });
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    builder: h2::server::Builder,
+    handler: Handler,
+    seen: Arc<Seen>,
+    mut told: tokio::sync::broadcast::Receiver<bool>,
+) {
+    let Ok(mut connection) = builder.handshake(stream).await else { return };
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let Some(Ok((request, respond))) = accepted else { return };
+                let (parts, body) = request.into_parts();
+                let shown = Request::from_parts(parts.clone(), ());
+                seen.requests.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+                let handling = handler(Request::from_parts(parts, body), respond);
+                tokio::spawn(async move {
+                    // The proxy may have given it up.
+                    let _ = handling.await;
+                });
+            }
+            Ok(cut) = told.recv() => {
+                if cut {
+                    return;
+                }
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn serve_http1(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    seen: &Seen,
+    mut told: tokio::sync::broadcast::Receiver<bool>,
+) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            tokio::select! {
+                byte = stream.read_u8() => head.push(byte?),
+                // It knows no other way to say that it goes.
+                Ok(_) = told.recv() => return Ok(()),
+            }
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        seen.http1.fetch_add(1, Ordering::AcqRel);
+        if let Some(key) = super::tls::field(&head, "sec-websocket-key") {
+            let accept = derive_accept_key(key.as_bytes());
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await?;
+            let (mut read, mut write) = tokio::io::split(stream);
+            tokio::io::copy(&mut read, &mut write).await?;
+            return write.shutdown().await;
+        }
+        let body = format!("HTTP/1.1 {}", head.split(' ').nth(1).unwrap_or_default());
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await?;
+        stream.flush().await?;
     }
 }
 
 impl H2Origin {
     /// As a server's `url`.
     pub fn url(&self) -> String {
-        format!("h2c://{}", self.address)
+        let scheme = if self.secure.is_some() { "https" } else { "h2c" };
+        format!("{scheme}://{}", self.address)
     }
 
-    /// How many requests came.
+    /// Connections to come are agreed on with this.
+    pub fn speak(&self, what: Speaks) {
+        self.secure.as_ref().expect("it has TLS").speak(what);
+    }
+
+    /// How many requests came over HTTP/1.1.
+    pub fn http1_hits(&self) -> usize {
+        self.seen.http1.load(Ordering::Acquire)
+    }
+
+    /// How many requests came over HTTP/2.
     pub fn hits(&self) -> usize {
         self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

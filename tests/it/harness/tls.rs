@@ -135,6 +135,19 @@ pub fn configured(
     Arc::new(config)
 }
 
+/// A server's configuration with one certificate.
+pub fn serving(pair: &Pair, alpn: &[&str]) -> Arc<ServerConfig> {
+    let (chain, key) = pair.der();
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a pair");
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
 /// A TLS connection to the proxy.
 pub struct TlsClient {
     stream: StreamOwned<ClientConnection, TcpStream>,

@@ -1,0 +1,246 @@
+//! Pods with TLS that choose between HTTP/2 and HTTP/1.1 by ALPN.
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio_tungstenite::tungstenite;
+
+use crate::harness::h2::{H2Origin, Speaks, ask, connect, echo, h2_origin_tls, request, run, send_all};
+use crate::harness::tls::{Authority, Pair};
+use crate::harness::{Load, Proxy, eventually, eventually_equal, proxy, scratch};
+
+/// A certificate for pods, and a proxy's words that trust it.
+struct Trust {
+    dir: tempfile::TempDir,
+    pair: Pair,
+}
+
+impl Trust {
+    fn new() -> Self {
+        let (dir, authority) = (scratch(), Authority::new());
+        std::fs::write(dir.path().join("ca.crt"), authority.pem()).expect("written");
+        Self { pair: authority.issue(&["pod.internal"]), dir }
+    }
+
+    fn before(&self, pod: &H2Origin, transport: &str, service: &str) -> Proxy {
+        proxy()
+            .name("dir", self.dir.path().display().to_string())
+            .name("pod", pod.url())
+            .config(&format!(
+                "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+                 loadBalancer: {{ serversTransport: t, servers: [{{ url: '{{pod}}' }}]{service} }} }} }}\n  \
+                 serversTransports: {{ t: {{ serverName: pod.internal, rootCAs: ['{{dir}}/ca.crt']{transport} }} }}\n"
+            ))
+            .start()
+    }
+}
+
+/// Sends so many requests at once over one connection, and says how many were answered with 200.
+async fn at_once(send: &SendRequest<Bytes>, count: usize) -> usize {
+    let mut under_way = Vec::new();
+    for _ in 0..count {
+        let mut send = send.clone();
+        under_way.push(tokio::spawn(async move { ask(&mut send, request("GET", "/x"), "").await }));
+    }
+    let mut good = 0;
+    for one in under_way {
+        good += usize::from(one.await.expect("no panic").is_ok_and(|answer| answer.status == 200));
+    }
+    good
+}
+
+#[test]
+fn a_pod_that_chooses_http2_gets_one_connection_for_many_requests() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, "", "");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&send, 50).await, 50);
+    });
+    assert_eq!((pod.hits(), pod.http1_hits(), pod.connections()), (50, 0, 1));
+    let mut client = proxy.client("a.test");
+    assert_eq!(client.post("/x", "hello").expect(200).text(), "hello");
+    let seen = pod.requests();
+    assert!(seen.iter().all(|request| request.uri().scheme_str() == Some("https")), "{seen:?}");
+}
+
+#[test]
+fn a_pod_that_does_not_know_http2_gets_http1() {
+    for speaks in [Speaks::Http1, Speaks::Nothing] {
+        let trust = Trust::new();
+        let pod = h2_origin_tls(&trust.pair, speaks, echo);
+        let proxy = trust.before(&pod, "", "");
+        run(async {
+            let send = connect(proxy.address("web")).await;
+            assert_eq!(at_once(&send, 20).await, 20, "{speaks:?}");
+            let connections = pod.connections();
+            assert_eq!(at_once(&send, 1).await, 1, "{speaks:?}");
+            assert_eq!(pod.connections(), connections, "{speaks:?}: connections are kept");
+        });
+        assert_eq!((pod.hits(), pod.http1_hits()), (0, 21), "{speaks:?}");
+    }
+}
+
+#[test]
+fn http2_is_not_offered_where_it_is_disabled() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, ", disableHTTP2: true", "");
+    assert_eq!(proxy.get("a.test", "/x").expect(200).text(), "HTTP/1.1 /x");
+    assert_eq!(pod.hits(), 0);
+}
+
+#[test]
+fn what_a_reload_says_of_http2_holds_from_then_on() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, "", "");
+    let mut client = proxy.client("a.test");
+    client.get("/x").expect(200);
+    assert_eq!(pod.hits(), 1);
+    let text = std::fs::read_to_string(proxy.path()).expect("readable");
+    proxy.reload(&text.replace("rootCAs:", "disableHTTP2: true, rootCAs:"));
+    assert_eq!(client.get("/x").expect(200).text(), "HTTP/1.1 /x");
+}
+
+#[test]
+fn a_pod_may_change_its_mind() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, "", "");
+    let load = Load::start(proxy.address("web"), "a.test", "/x", 4);
+    for speaks in [Speaks::Http1, Speaks::Http2, Speaks::Nothing, Speaks::Both] {
+        load.await_more(20);
+        pod.speak(speaks);
+        pod.go_away();
+        let before = (pod.hits(), pod.http1_hits());
+        eventually(&format!("requests of the new kind for {speaks:?}"), || match speaks {
+            Speaks::Http1 | Speaks::Nothing => pod.http1_hits() > before.1,
+            Speaks::Http2 | Speaks::Both => pod.hits() > before.0,
+        });
+    }
+    load.await_more(20);
+    let report = load.stop();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+}
+
+#[test]
+fn requests_that_wait_for_a_handshake_that_fails_all_hear_of_it() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&Authority::new().issue(&["pod.internal"]), Speaks::Both, echo);
+    let proxy = trust.before(&pod, "", "");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        let mut under_way = Vec::new();
+        for _ in 0..20 {
+            let mut send = send.clone();
+            under_way
+                .push(tokio::spawn(async move { ask(&mut send, request("GET", "/x"), "").await.unwrap() }));
+        }
+        for one in under_way {
+            assert_eq!(one.await.unwrap().status, 502);
+        }
+    });
+    eventually("the log names the reason", || {
+        proxy
+            .log_lines()
+            .iter()
+            .any(|line| line.text("error").is_some_and(|why| why.contains("unknown issuer")))
+    });
+}
+
+#[test]
+fn a_websocket_goes_over_http1() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, "", "");
+    assert_eq!(proxy.get("a.test", "/x").status, 200);
+    assert_eq!(pod.hits(), 1, "over HTTP/2");
+    let request = "GET /chat HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut client = proxy.client("a.test");
+    client.send(request);
+    assert_eq!(client.read_head().word(1), "101");
+    client.send("hello");
+    assert_eq!(client.read_exactly(5), b"hello");
+    assert_eq!((pod.hits(), pod.http1_hits()), (1, 1));
+}
+
+#[test]
+fn a_websocket_to_a_pod_of_http2_alone_is_a_502_that_names_the_reason() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Http2, echo);
+    let proxy = trust.before(&pod, "", "");
+    let stream = std::net::TcpStream::connect(proxy.address("web")).expect("a listener");
+    stream.set_read_timeout(Some(crate::harness::DEADLINE)).expect("a span");
+    let refused = tungstenite::client("ws://a.test/chat", stream).expect_err("no switch");
+    assert!(format!("{refused:?}").contains("502"), "{refused:?}");
+    eventually("the log names the reason", || {
+        proxy.log_lines().iter().any(|line| line.text("error").is_some_and(|why| why.contains("ALPN")))
+    });
+    assert_eq!(proxy.get("a.test", "/x").status, 200);
+}
+
+async fn one_call(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut stream = request.into_body();
+    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("an answer");
+    let mut send: SendStream<Bytes> = respond.send_response(head, false)?;
+    while let Some(data) = stream.data().await {
+        let data = data?;
+        stream.flow_control().release_capacity(data.len())?;
+        send_all(&mut send, data, false).await?;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    send.send_trailers(trailers)
+}
+
+#[test]
+fn a_call_of_grpc_reaches_a_pod_with_tls() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Http2, one_call);
+    let proxy = trust.before(&pod, "", "");
+    run(async {
+        let mut send = connect(proxy.address("web")).await;
+        let call = request("POST", "/test.Echo/Unary")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let got = ask(&mut send, call, &b"\0\0\0\0\x02hi"[..]).await.unwrap();
+        assert_eq!((&got.body[..], got.trailer("grpc-status")), (&b"\0\0\0\0\x02hi"[..], Some("0")));
+    });
+    assert_eq!(pod.requests()[0].headers()["te"], "trailers");
+}
+
+#[test]
+fn pods_with_tls_are_checked_over_tls() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let check = ", healthCheck: { path: /health, interval: 100ms, unhealthyInterval: 100ms }";
+    let proxy = trust.before(&pod, "", check);
+    eventually("it is asked", || pod.http1_hits() > 2);
+    let up = "sluicegate_service_endpoint_up";
+    eventually_equal("and well", 1.0, || proxy.metric(up));
+    assert_eq!(proxy.get("a.test", "/x").status, 200);
+    pod.speak(Speaks::Http2);
+    eventually_equal("a pod that does not speak what it is checked by", 0.0, || proxy.metric(up));
+}
+
+#[test]
+fn limits_on_connections_hold_for_shared_ones() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
+    let proxy = trust.before(&pod, ", maxConnsPerHost: 1", ", queue: { size: 100, timeout: 10s }");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&send, 30).await, 30);
+        let another = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&another, 30).await, 30, "on another core, too");
+    });
+    // A core whose request waits gets the place of another's idle connection.
+    assert!(pod.connections() <= 3, "{}", pod.connections());
+}
