@@ -114,7 +114,11 @@ impl Forwarded {
             HeaderValue::from_maybe_shared(head.authority.clone().into_bytes())
                 .unwrap_or_else(|_| HeaderValue::from_static(""))
         });
-        headers.insert(X_FORWARDED_SERVER, self.server.clone());
+        if trusted {
+            headers.insert(X_FORWARDED_SERVER, self.server.clone());
+        } else {
+            headers.append(X_FORWARDED_SERVER, self.server.clone());
+        }
     }
 
     /// Makes `X-Forwarded-For` one line, adds the peer to it and drops the last of what `Connection` named: just before
@@ -147,8 +151,10 @@ impl Forwarded {
 }
 
 fn set_if_absent(headers: &mut Fields, look: bool, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
-    // Without trust the claims are gone already, and a look-up is saved.
-    if !look || headers.get(&name).is_none_or(HeaderValue::is_empty) {
+    if !look {
+        // Without trust the claims are gone already, and look-ups are saved.
+        headers.append(name, value());
+    } else if headers.get(&name).is_none_or(HeaderValue::is_empty) {
         headers.insert(name, value());
     }
 }

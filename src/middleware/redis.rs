@@ -12,7 +12,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::common::units::HumanDuration;
 use crate::limit::Limit;
 use crate::limit::redis::{
-    Address, GivesBack, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use,
+    Address, GivesBack, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use, Verify,
 };
 
 /// Redis's port.
@@ -93,7 +93,8 @@ pub struct RedisTlsConfig {
     pub cert: Option<String>,
     /// Its key.
     pub key: Option<String>,
-    /// Only `false`, the default: Redis's certificate is always looked at.
+    /// Takes any certificate, whoever it belongs to: anybody on the way can read and change what is said. Default
+    /// `false`.
     pub insecure_skip_verify: bool,
 }
 
@@ -291,16 +292,16 @@ impl RedisTlsConfig {
         let (_, ca) = read("ca", &self.ca);
         let (has_cert, cert) = read("cert", &self.cert);
         let (has_key, key) = read("key", &self.key);
-        if self.insecure_skip_verify {
-            let at = at.key("insecureSkipVerify");
-            let problem = Problem::error(&at, "Redis without a look at its certificate is not supported");
-            problems.push(problem.hint("write its certificate, or whoever signed it, as ca"));
+        let verify = if self.insecure_skip_verify { Verify::No } else { Verify::Yes };
+        if self.insecure_skip_verify && ca.is_some() {
+            let problem = Problem::error(&at.key("insecureSkipVerify"), "with it nobody looks at ca");
+            problems.push(problem.hint("leave out one of them: insecureSkipVerify, rather"));
         }
         if has_cert != has_key {
             problems.error(at, "cert and key belong together");
         }
         let client = cert.zip(key).map(|(cert, key)| (cert, Secret::new(&key)));
-        Tls { ca, client }
+        Tls { ca, client, verify }
     }
 }
 
@@ -392,7 +393,7 @@ mod tests {
             ("{sentinel: {masterName: m}, cluster: true}", "redis.cluster"),
             ("{tls: {ca: /nowhere/ca.pem}}", "redis.tls.ca"),
             ("{tls: {cert: '-----BEGIN X'}}", "redis.tls"),
-            ("{tls: {insecureSkipVerify: true}}", "redis.tls.insecureSkipVerify"),
+            ("{tls: {ca: '-----BEGIN X', insecureSkipVerify: true}}", "redis.tls.insecureSkipVerify"),
         ] {
             assert_eq!(compile(text).err(), Some(vec![path.to_owned()]), "{text}");
         }

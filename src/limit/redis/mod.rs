@@ -28,7 +28,7 @@ mod views;
 pub use backend::{Backend, Figures, Health, Trouble};
 pub use registry::Registry;
 pub use script::{Answer, By, CODE, Kind, Question, Shape, Spent, call, read};
-pub use settings::{Address, Secret, Settings, Tls, Topology};
+pub use settings::{Address, Secret, Settings, Tls, Topology, Verify};
 pub use shared::{Begun, GivesBack, Mode, OnFailure, Pending, Receipt, Settled, SharedLimit, Use};
 pub use terms::Terms;
 pub use views::{Tally, Views};
