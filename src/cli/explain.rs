@@ -157,10 +157,12 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 }
                 continue;
             }
-            // So do these, or on what the service answers.
-            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => {
-                Ok(Flow::Next)
+            Link::Edit(Edit::InFlightReq(limit)) => {
+                writeln!(out, "\n     {}", limit.describe(&context, &head))?;
+                continue;
             }
+            // These depend on what the service answers.
+            Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => Ok(Flow::Next),
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {
