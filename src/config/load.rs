@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::document::{DocumentConfig, HttpConfig, OnProblem};
 use super::expand::{self, Env, Found};
 use super::tls::{self, TlsConfig};
-use super::tree::{self, Entry, MAX_BYTES, Mark, Node};
+use super::tree::{self, Entry, Index, MAX_BYTES, Mark, Node};
 use super::{check, de};
 use crate::common::names::{EntryPointName, MiddlewareName, RouterName, ServiceName};
 use crate::common::problem::{ConfigPath, Place, Problem, Problems, Severity, Step};
@@ -228,18 +228,22 @@ impl Document {
 
     /// The place of a key; of the nearest one above it when it is not written.
     pub fn locate(&self, path: &ConfigPath) -> Option<Place> {
-        let (source, mark, _) = self.look_up(path)?;
+        let (source, mark, _) = self.look_up(path, &mut Index::default())?;
         Some(mark.place(&source.file))
     }
 
     /// Fills in places that are missing and takes secrets out of the words.
     pub fn place(&self, problems: &mut Problems) {
+        // Longest first, so that no secret that holds another is left in part.
+        let mut secrets: Vec<&String> = self.secrets.iter().filter(|secret| secret.len() > 2).collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let mut index = Index::default();
         for problem in problems.iter_mut() {
-            self.hide_secrets(problem);
+            hide(&secrets, problem);
             if problem.place.is_some() {
                 continue;
             }
-            let Some((source, mark, scalar)) = self.look_up(&problem.path) else { continue };
+            let Some((source, mark, scalar)) = self.look_up(&problem.path, &mut index) else { continue };
             let mut place = mark.place(&source.file);
             if let Some(within) = &problem.within
                 && let Some(scalar) = scalar
@@ -254,14 +258,18 @@ impl Document {
         }
     }
 
-    fn look_up(&self, path: &ConfigPath) -> Option<(&Source, Mark, Option<&tree::Scalar>)> {
+    fn look_up<'a>(
+        &'a self,
+        path: &ConfigPath,
+        index: &mut Index<'a>,
+    ) -> Option<(&'a Source, Mark, Option<&'a tree::Scalar>)> {
         if let Some((source, own)) = self.own_certificate(path) {
-            let (mark, scalar) = source.root.locate(&own, Mark { line: 1, column: 1, width: 1 });
+            let (mark, scalar) = source.root.locate(&own, Mark { line: 1, column: 1, width: 1 }, index);
             return Some((source, mark, scalar));
         }
-        let index = item_of(path).and_then(|item| self.items.get(&item).copied()).unwrap_or(0);
-        let source = self.sources.get(index)?;
-        let (mark, scalar) = source.root.locate(path.steps(), Mark { line: 1, column: 1, width: 1 });
+        let number = item_of(path).and_then(|item| self.items.get(&item).copied()).unwrap_or(0);
+        let source = self.sources.get(number)?;
+        let (mark, scalar) = source.root.locate(path.steps(), Mark { line: 1, column: 1, width: 1 }, index);
         Some((source, mark, scalar))
     }
 
@@ -276,18 +284,16 @@ impl Document {
         steps[2] = Step::Index(own);
         Some((self.sources.get(source)?, steps))
     }
+}
 
-    fn hide_secrets(&self, problem: &mut Problem) {
-        // Longest first, so that no secret that holds another is left in part.
-        let mut secrets: Vec<&String> = self.secrets.iter().filter(|secret| secret.len() > 2).collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        for secret in secrets {
-            let escaped = format!("{secret:?}");
-            let escaped = escaped.trim_matches('"');
-            for text in std::iter::once(&mut problem.message).chain(problem.hint.as_mut()) {
-                if text.contains(secret.as_str()) || text.contains(escaped) {
-                    *text = text.replace(secret.as_str(), "***").replace(escaped, "***");
-                }
+/// Takes secrets out of what is said.
+fn hide(secrets: &[&String], problem: &mut Problem) {
+    for secret in secrets {
+        let escaped = format!("{secret:?}");
+        let escaped = escaped.trim_matches('"');
+        for text in std::iter::once(&mut problem.message).chain(problem.hint.as_mut()) {
+            if text.contains(secret.as_str()) || text.contains(escaped) {
+                *text = text.replace(secret.as_str(), "***").replace(escaped, "***");
             }
         }
     }
@@ -605,13 +611,14 @@ impl Reading<'_> {
     fn merge(&mut self, document: &mut Document, part: Part) {
         let Part { source, config, items, .. } = part;
         let index = document.sources.len();
+        let mut known = Index::default();
         for (path, mark) in items {
             let Some(first) = document.items.get(&path).copied() else {
                 document.items.insert(path, index);
                 continue;
             };
             let at = document.sources.get(first).map(|first| {
-                let (mark, _) = first.root.locate(path.steps(), Mark::default());
+                let (mark, _) = first.root.locate(path.steps(), Mark::default(), &mut known);
                 format!("{}:{}", first.file.display(), mark.line)
             });
             let name = match path.steps().last() {

@@ -4,6 +4,7 @@
 //! megabyte is shown in part.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -26,6 +27,7 @@ pub enum Colour {
 pub fn text(problems: &Problems, texts: &Texts, colour: Colour) -> String {
     let paint = Paint(colour);
     let mut out = String::new();
+    let mut lines = Lines::default();
     for problem in in_order(problems) {
         let (name, code) = match problem.severity {
             Severity::Error => ("error", "1;31"),
@@ -35,7 +37,7 @@ pub fn text(problems: &Problems, texts: &Texts, colour: Colour) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{}{}", paint.with(code, name), paint.with("1", &format!(": {message}")));
         let margin = match &problem.place {
-            Some(place) => frame(&mut out, place, texts, paint, code),
+            Some(place) => frame(&mut out, place, texts, &mut lines, paint, code),
             None => 1,
         };
         let indent = " ".repeat(margin);
@@ -98,7 +100,14 @@ fn in_order(problems: &Problems) -> Vec<&Problem> {
 }
 
 /// Writes the place and the lines around it; gives the width of the margin.
-fn frame(out: &mut String, place: &Place, texts: &Texts, paint: Paint, code: &str) -> usize {
+fn frame<'a>(
+    out: &mut String,
+    place: &'a Place,
+    texts: &'a Texts,
+    lines: &mut Lines<'a>,
+    paint: Paint,
+    code: &str,
+) -> usize {
     let bytes = texts.get(&*place.file).map_or(&[][..], |bytes| bytes);
     let first = place.line.saturating_sub(2).max(1);
     let margin = place.line.to_string().len() + 1;
@@ -106,8 +115,11 @@ fn frame(out: &mut String, place: &Place, texts: &Texts, paint: Paint, code: &st
     let bar = paint.with("1;34", "|");
     let file = clean(&place.file.display().to_string());
     let _ = writeln!(out, "{indent}{} {file}:{}:{}", paint.with("1;34", "-->"), place.line, place.column);
-    let lines: Vec<&[u8]> =
-        bytes.split(|byte| *byte == b'\n').skip(first - 1).take(place.line - first + 1).collect();
+    let lines: Vec<&[u8]> = lines
+        .from(&place.file, bytes, first)
+        .split(|byte| *byte == b'\n')
+        .take(place.line - first + 1)
+        .collect();
     if lines.len() != place.line - first + 1 || bytes.is_empty() {
         return margin;
     }
@@ -131,6 +143,29 @@ fn frame(out: &mut String, place: &Place, texts: &Texts, paint: Paint, code: &st
     let marker = paint.with(code, &"^".repeat(width));
     let _ = writeln!(out, "{indent} {bar} {}{marker}", " ".repeat(column));
     margin
+}
+
+/// Goes through a file once, however many of its lines are asked for, as long as they are asked for in order.
+#[derive(Default)]
+struct Lines<'a> {
+    file: Option<&'a Path>,
+    line: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Lines<'a> {
+    /// What `file` holds from `line` on; nothing if it has fewer.
+    fn from(&mut self, file: &'a Path, bytes: &'a [u8], line: usize) -> &'a [u8] {
+        if self.file != Some(file) || line < self.line {
+            *self = Self { file: Some(file), line: 1, rest: bytes };
+        }
+        while self.line < line {
+            let end = self.rest.iter().position(|byte| *byte == b'\n');
+            self.rest = end.map_or(&[], |end| &self.rest[end + 1..]);
+            self.line += 1;
+        }
+        self.rest
+    }
 }
 
 /// Without control characters, which could command a terminal.
@@ -157,5 +192,28 @@ impl Paint {
             Colour::On => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
             Colour::Off => text.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_in_order_out_of_order_and_in_another_file() {
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        let mut lines = Lines::default();
+        let mut first = |file, bytes, line| {
+            let rest = lines.from(file, bytes, line);
+            String::from_utf8_lossy(rest.split(|byte| *byte == b'\n').next().unwrap_or_default()).into_owned()
+        };
+        let one = b"1\n2\n3\n4".as_slice();
+        assert_eq!(first(a, one, 2), "2");
+        assert_eq!(first(a, one, 2), "2");
+        assert_eq!(first(a, one, 4), "4");
+        assert_eq!(first(a, one, 9), "");
+        assert_eq!(first(a, one, 1), "1");
+        assert_eq!(first(b, b"x\ny", 2), "y");
+        assert_eq!(first(a, one, 3), "3");
     }
 }

@@ -142,13 +142,18 @@ impl Node {
     /// The place of a path below this node, with the scalar if it is one.
     ///
     /// A key that is not there has the place of the nearest one above it that is; a map or a list that of
-    /// its key. `own` is the place of this node's key.
-    pub fn locate<'a>(&'a self, steps: &[Step], own: Mark) -> (Mark, Option<&'a Scalar>) {
+    /// its key. `own` is the place of this node's key; `index` is for whoever asks for many.
+    pub fn locate<'a>(
+        &'a self,
+        steps: &[Step],
+        own: Mark,
+        index: &mut Index<'a>,
+    ) -> (Mark, Option<&'a Scalar>) {
         let mut node = self;
         let mut mark = own;
         for step in steps {
             let next = match step {
-                Step::Key(key) => node.entry(key).map(|entry| (entry.mark, &entry.value)),
+                Step::Key(key) => index.entry(node, key).map(|entry| (entry.mark, &entry.value)),
                 Step::Index(index) => match &node.value {
                     Value::List(items) => items.get(*index).map(|item| (item.mark, item)),
                     Value::Scalar(_) | Value::Map(_) => None,
@@ -161,6 +166,28 @@ impl Node {
             Value::Scalar(scalar) if !scalar.is_null() => (node.mark, Some(scalar)),
             Value::Scalar(_) | Value::List(_) | Value::Map(_) => (mark, None),
         }
+    }
+}
+
+/// Entries of large maps by their keys: to look for each of a hundred thousand in turn takes minutes.
+#[derive(Debug, Default)]
+pub struct Index<'a>(HashMap<*const Node, HashMap<&'a str, &'a Entry>>);
+
+/// Smaller maps are looked through.
+const INDEXED: usize = 64;
+
+impl<'a> Index<'a> {
+    /// Like [`Node::entry`].
+    fn entry(&mut self, node: &'a Node, key: &str) -> Option<&'a Entry> {
+        let entries = node.entries()?;
+        if entries.len() < INDEXED {
+            return node.entry(key);
+        }
+        let by_key = self
+            .0
+            .entry(std::ptr::from_ref(node))
+            .or_insert_with(|| entries.iter().map(|entry| (&*entry.key, entry)).collect());
+        by_key.get(key).copied().or_else(|| node.entry(key))
     }
 }
 
@@ -626,8 +653,24 @@ mod tests {
     }
 
     fn place(node: &Node, path: &ConfigPath) -> (u32, u32, u32) {
-        let (mark, _) = node.locate(path.steps(), Mark::default());
+        let (mark, _) = node.locate(path.steps(), Mark::default(), &mut Index::default());
         (mark.line, mark.column, mark.width)
+    }
+
+    #[test]
+    fn keys_of_large_maps_are_found_as_those_of_small_ones() {
+        for count in [INDEXED - 1, INDEXED, 3 * INDEXED] {
+            let text: String = (0..count).map(|n| format!("Key{n}: {{ x: {n} }}\n")).collect();
+            let node = good(&text);
+            let mut index = Index::default();
+            for (key, line) in [("Key0", 1), ("Key7", 8), ("key9", 10), ("none", 77)] {
+                let path = ConfigPath::root().key(key).key("x");
+                let (mark, scalar) =
+                    node.locate(path.steps(), Mark { line: 77, column: 1, width: 1 }, &mut index);
+                assert_eq!(mark.line, line, "{key} of {count}");
+                assert_eq!(scalar.is_some(), key != "none");
+            }
+        }
     }
 
     #[test]

@@ -87,19 +87,16 @@ pub async fn forward<'a>(
         exchange.attempts += 1;
         if let Some(outbound) = &balanced.outbound {
             // Its future would make that of every exchange larger.
-            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+            Box::pin(pace::service_turn(exchange, exchange.slot, service, outbound)).await?;
         }
         let admission = admit::admit(exchange, exchange.slot, service, balanced, aim, fresh_only).await?;
         if let Some(outbound) = &balanced.outbound {
-            Box::pin(pace::endpoint_turn(exchange, service, outbound, &admission.endpoint)).await?;
+            Box::pin(pace::endpoint_turn(exchange, exchange.slot, service, outbound, &admission.endpoint))
+                .await?;
         }
         exchange.tried.push(Arc::clone(&admission.endpoint));
         let outcome = match &balanced.hedge {
-            Some(hedge)
-                if limit > exchange.attempts
-                    && !fresh_only
-                    && may_hedge(exchange, balanced, &head, &body) =>
-            {
+            Some(hedge) if limit > exchange.attempts && !fresh_only && may_hedge(exchange, &head, &body) => {
                 // A rare thing whose future would make that of every exchange larger.
                 Box::pin(hedge::run(exchange, service, balanced, hedge, aim, admission, &mut head, &plain))
                     .await
@@ -191,11 +188,9 @@ pub async fn forward<'a>(
 }
 
 /// Whether a second try beside the first can do no harm.
-fn may_hedge(exchange: &Exchange<'_>, balanced: &Balanced, head: &RequestHead, body: &Body) -> bool {
+fn may_hedge(exchange: &Exchange<'_>, head: &RequestHead, body: &Body) -> bool {
     exchange.attempts == exchange.attempts_before + 1
         && exchange.upgrade.is_none()
-        // A second try would have to wait for its turn, too.
-        && balanced.outbound.is_none()
         && matches!(body, Body::Empty)
         && is_idempotent(&head.method)
 }
@@ -256,6 +251,13 @@ pub(super) struct Failure {
     paid: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
+}
+
+impl Failure {
+    /// It got no turn.
+    pub(super) fn without_turn(error: ProxyError) -> Self {
+        Self { error, body: None, written: false, stale: false, cut: false, paid: false, crowded: false }
+    }
 }
 
 /// A try that gave an answer.
