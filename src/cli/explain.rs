@@ -161,6 +161,10 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 }
                 continue;
             }
+            Link::Edit(Edit::InFlightReq(limit)) => {
+                writeln!(out, "\n     {}", limit.describe(&context, &head))?;
+                continue;
+            }
             Link::Around(Around::CircuitBreaker(breaker)) => {
                 writeln!(out)?;
                 for line in breaker.describe() {
@@ -168,8 +172,8 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 }
                 continue;
             }
-            // So do these, or on what the service answers.
-            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => Ok(Flow::Next),
+            // It depends on what the service answers.
+            Link::Around(Around::Retry(_)) => Ok(Flow::Next),
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {

@@ -29,7 +29,8 @@ pub struct EntryPointConfig {
     /// Connections open at once. 0 means no limit, which is the default.
     #[serde(default)]
     pub max_connections: u32,
-    /// Connections open at once from one client address. 0 means no limit, which is the default.
+    /// Connections open at once from one client: an IPv4 address, or a /64 of IPv6. It is the address that connects:
+    /// behind another proxy all clients are one. 0 means no limit, which is the default.
     #[serde(default)]
     pub max_connections_per_client: u32,
     /// TLS handshakes under way at once; more are turned away. 0 means no limit. Default 4096.

@@ -146,7 +146,7 @@ impl LimitAnswer {
             // Whole seconds, rounded up (RFC 9110 §10.2.3); and Traefik's own field beside it.
             headers.insert(RETRY_AFTER, seconds_value(whole_seconds(wait)));
             let mut text = GoDuration::default();
-            text.write(wait.as_nanos());
+            text.write(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
             if let Ok(exact) = HeaderValue::from_bytes(text.as_bytes()) {
                 headers.insert(X_RETRY_IN, exact);
             }
@@ -199,8 +199,8 @@ impl GoDuration {
         }
     }
 
-    fn number(&mut self, mut number: u128, digits: usize) {
-        let mut text = [b'0'; 40];
+    fn number(&mut self, mut number: u64, digits: usize) {
+        let mut text = [b'0'; 20];
         let mut at = text.len();
         while number > 0 || text.len() - at < digits {
             at -= 1;
@@ -210,7 +210,7 @@ impl GoDuration {
         self.push(&text[at..]);
     }
 
-    fn decimal(&mut self, value: u128, unit: u128, name: &str) {
+    fn decimal(&mut self, value: u64, unit: u64, name: &str) {
         self.number(value / unit, 1);
         let rest = value % unit;
         if rest > 0 {
@@ -223,7 +223,8 @@ impl GoDuration {
         self.push(name.as_bytes());
     }
 
-    fn write(&mut self, nanos: u128) {
+    /// 64 bits: 584 years, and divisions that cost a tenth of those of 128.
+    fn write(&mut self, nanos: u64) {
         match nanos {
             0 => self.push(b"0s"),
             1..1_000 => self.decimal(nanos, 1, "ns"),
@@ -274,7 +275,7 @@ mod tests {
             assert_eq!(written.as_bytes(), text.as_bytes());
         }
         let mut longest = GoDuration::default();
-        longest.write(u128::from(u64::MAX));
+        longest.write(u64::MAX);
         assert_eq!(longest.as_bytes(), b"5124095h34m33.709551615s");
     }
 

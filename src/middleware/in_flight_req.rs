@@ -9,8 +9,9 @@ use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem};
 use crate::http::error::ProxyError;
 use crate::http::head::RequestHead;
-use crate::limit::InFlight;
+use crate::limit::{InFlight, KeyBytes};
 
+use super::rate_limit::KeyPart;
 use super::source::{Source, SourceCriterionConfig};
 use super::{CompileContext, Flow, LinkContext};
 
@@ -63,6 +64,14 @@ pub struct InFlightReq {
 }
 
 impl InFlightReq {
+    /// What it counts by and how many it lets through, for people.
+    pub fn describe(&self, context: &LinkContext, head: &RequestHead) -> String {
+        let mut key = KeyBytes::new();
+        self.source.add(context, head, &mut key);
+        let by = KeyPart::Source(self.source.clone());
+        format!("counts by {by}: {:?}, at most {} at once", key.text(64), self.amount)
+    }
+
     /// Counts a request until `context` is dropped.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -145,6 +145,7 @@ impl Admissions {
         let mut ticket = Ticket { admissions: Arc::clone(self), client: None };
         let max_per_client = self.max_per_client.load(Ordering::Relaxed);
         if max_per_client > 0 {
+            let client = one_client(client);
             let mut clients = self.clients.lock();
             let open = clients.entry(client).or_default();
             if *open >= max_per_client {
@@ -155,6 +156,14 @@ impl Admissions {
             ticket.client = Some(client);
         }
         Some(ticket)
+    }
+}
+
+/// Whom an address belongs to: a client of IPv6 has a whole /64 to choose from (RFC 4291 §2.5.4).
+fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+        address => address,
     }
 }
 
@@ -258,6 +267,15 @@ fn hand_out(
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let of = |text: &str| super::one_client(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.2"), of("192.0.2.1"));
+    }
+
     use std::net::TcpStream;
 
     use super::*;

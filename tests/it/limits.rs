@@ -166,6 +166,49 @@ fn explain_says_which_limits_are_for_a_request() {
     assert!(shown.contains("exempt by its path"), "{shown}");
 }
 
+#[test]
+fn explain_names_every_kind_of_limit_on_the_way() {
+    let dir = scratch();
+    let file = dir.path().join("sluicegate.yaml");
+    let text = r#"
+entryPoints: { web: { address: "127.0.0.1:0" } }
+http:
+  routers: { all: { rule: "PathPrefix(`/`)", service: pods, middlewares: [shared, planned, parallel, slow] } }
+  middlewares:
+    shared: { rateLimit: { average: 7, burst: 9, countStatus: ["401"], redis: { endpoints: ["127.0.0.1:1"], replicas: 3 } } }
+    planned:
+      rateLimit:
+        average: 1
+        cost: [{ path: /search, cost: 5 }]
+        burst: 5
+        plans: { by: { requestHeaderName: X-Plan }, limits: { gold: { average: 100, burst: 200 } } }
+    parallel: { inFlightReq: { amount: 4, sourceCriterion: { requestHeaderName: X-Key } } }
+    slow: { bandwidth: { upload: 1MiB } }
+  services:
+    pods:
+      loadBalancer:
+        servers: [{ url: "http://127.0.0.1:1" }]
+        outboundLimit: { average: 50, burst: 5, maxWait: 2s }
+"#;
+    std::fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("text");
+    let arguments = ["-H", "X-Plan: gold", "-H", "X-Key: k", "http://a.test/search/x"];
+    let shown = run(dir.path(), ["explain", "--config", file].iter().chain(&arguments)).expect(0).stdout;
+    for part in [
+        "window default: 7 per 1s, 9 at once",
+        "shared through redis 127.0.0.1:1, asked for each request; without an answer in 5ms: local, a share of 1 in 3",
+        "counts only by its answer's status",
+        "plan gold",
+        "window default: 100 per 1s, 200 at once",
+        "costs 5",
+        "counts by header x-key: \"k\", at most 4 at once",
+        "up: 1MiB a second of each stream",
+        "50 requests out per 1s, 5 at once, waiting up to 2s",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+}
+
 fn paced(options: &str, servers: &[&Origin]) -> Proxy {
     let urls: Vec<_> = servers.iter().map(|server| format!("{{ url: \"{}\" }}", server.url())).collect();
     proxy()

@@ -652,8 +652,7 @@ fn a_cluster_that_loses_a_master_fails_over_and_the_limit_goes_on() {
     eventually("the replica is promoted and asked", || {
         // Whatever becomes of the cluster, no user sees an error of it.
         assert!([200, 429].contains(&ask("meanwhile")));
-        let role = redis::cmd("ROLE");
-        let role: Vec<redis::Value> = role.query(&mut successor.connect()).expect("its role");
+        let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut successor.connect()).expect("its role");
         let master = role.first() == Some(&redis::Value::BulkString(b"master".to_vec()));
         master && is_up(&proxy) == Some(1.0)
     });
