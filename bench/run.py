@@ -9,7 +9,7 @@ CPU microseconds per request from /proc, medians of the rounds, JSON out.
 --extra 'NAME:COMMAND:PORT'      plain HTTP on PORT, TLS (h1+h2) on PORT+1. The command
                                  is run by the shell with BENCH_PORT BENCH_TLS_PORT
                                  BENCH_UP1 BENCH_UP2 BENCH_CERT BENCH_KEY BENCH_WORKERS
-                                 BENCH_VARIANT (base notickets rl_high rl_low hosts)
+                                 BENCH_VARIANT (base notickets rl_high rl_low hosts ws grpc)
                                  BENCH_RATE BENCH_DIR set.
 --mode one: proxy on one core (1 worker), backend and generator on the other.
 --mode all: one worker per core, nothing pinned.
@@ -106,6 +106,13 @@ def mem_kb(pids):
 
 
 # ---------------------------------------------------------------- processes
+def http2_words(binary):
+    """How this nginx is told to speak HTTP/2."""
+    v = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr
+    new = tuple(map(int, re.search(r"nginx/(\d+)\.(\d+)", v).groups())) >= (1, 26)
+    return {"HTTP2_ON_LISTEN": "" if new else " http2", "HTTP2_DIRECTIVE": "http2 on;" if new else ""}
+
+
 class Proc:
     def __init__(self, name, argv, env=None, cpu=None, shell=False, log=None):
         if shell:
@@ -155,13 +162,16 @@ def fetch(port, tls=False, host="h007.example.test", path="/", timeout=3):
     return b
 
 
-def wait_up(proc, port, tls_port, hosts, deadline=25):
+def wait_up(proc, port, tls_port, hosts, deadline=25, http2=False):
     end = time.time() + deadline
     last = None
     while time.time() < end:
         if proc.p.poll() is not None:
             raise RuntimeError(f"{proc.name} exited with {proc.p.returncode}: {shlex.join(proc.argv)}")
         try:
+            if http2:  # it may not speak HTTP/1.1 there; the warm-up tells the rest
+                socket.create_connection(("127.0.0.1", port), 3).close()
+                return
             b = fetch(port)
             if b.startswith(b"HTTP/1.1 200") or b.startswith(b"HTTP/1.1 429"):
                 return
@@ -191,13 +201,30 @@ class Bench:
             with open(self.pem, "w") as f:
                 f.write(open(self.cert).read() + open(self.key).read())
             os.chmod(self.key, 0o644), os.chmod(self.pem, 0o644)
+        with open(os.path.join(self.dir, "call.bin"), "wb") as f:  # one gRPC message: not compressed, 64 bytes
+            f.write(b"\0" + (64).to_bytes(4, "big") + b"x" * 64)
         big = os.path.join(self.dir, "1m.bin")
         if not os.path.exists(big):
             with open(big, "wb") as f:
                 f.write(os.urandom(1 << 20))
-        conf = self.write("backend.nginx.conf", "backend.conf", {"WORKERS": 1 if a.mode == "one" else os.cpu_count()})
+        ports = {f"GRPC{i}": f"127.0.0.1:{a.backend_port + 1 + i}" for i in (1, 2)}
+        conf = self.write("backend.nginx.conf", "backend.conf", {"WORKERS": 1 if a.mode == "one" else os.cpu_count(), **ports, **http2_words(a.backend)})
         self.backend = Proc("backend", [a.backend, "-e", os.path.join(self.dir, "backend.err"), "-c", conf], cpu=self.gen_cpu, log=os.path.join(self.dir, "backend.log"))
         wait_up(self.backend, a.backend_port, None, False)
+        self.echo = None
+
+    def upstreams(self, variant):
+        """Where a variant's requests go: the backend, its HTTP/2 side, or the pod of WebSockets, which is started here."""
+        base = self.a.backend_port
+        if variant == "grpc":
+            return [f"127.0.0.1:{base + 2}", f"127.0.0.1:{base + 3}"]
+        if variant != "ws":
+            return self.up
+        up = [f"127.0.0.1:{base + 4}", f"127.0.0.1:{base + 5}"]
+        if self.echo is None:
+            self.echo = Proc("messages", [self.a.messages, "serve", *up], cpu=self.gen_cpu, log=os.path.join(self.dir, "messages.log"))
+            wait_up(self.echo, base + 4, None, False)
+        return up
 
     def write(self, src, dst, ctx):
         base = {"DIR": self.dir, "UP1": self.up[0], "UP2": self.up[1], "CERT": self.cert, "KEY": self.key, "PEM": self.pem, "WORKERS": self.workers}
@@ -210,15 +237,14 @@ class Bench:
 
     def start(self, peer, variant):
         name, kind, flags, binary, port = peer["name"], peer["kind"], peer["flags"], peer["bin"], peer["port"]
-        ctx = {"NAME": name, "PORT": port, "TLS_PORT": port + 1, variant: True, "RATE": 100 if variant == "rl_low" else 100_000_000,
+        up = self.upstreams(variant)
+        ctx = {"NAME": name, "PORT": port, "TLS_PORT": port + 1, variant: True, "UP1": up[0], "UP2": up[1], "RATE": 100 if variant == "rl_low" else 100_000_000,
                **{f: True for f in flags}}
         if variant == "hosts":
             ctx["hosts"] = [{"host": f"h{i:03d}.example.test"} for i in range(1000)]
         argv, shell, env = None, False, dict(os.environ)
         if kind == "nginx":
-            v = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr
-            new = tuple(map(int, re.search(r"nginx/(\d+)\.(\d+)", v).groups())) >= (1, 26)
-            ctx.update(HTTP2_ON_LISTEN="" if new else " http2", HTTP2_DIRECTIVE="http2 on;" if new else "")
+            ctx.update(http2_words(binary))
             argv = [binary, "-e", os.path.join(self.dir, f"proxy-{name}.err"), "-c", self.write("nginx.conf", f"{name}.conf", ctx)]
         elif kind == "sluicegate":
             argv = [binary, "--config", self.write("sluicegate.yaml", f"{name}.yaml", ctx)]
@@ -243,16 +269,16 @@ class Bench:
             ctx["listeners"] = [{"port": port, "tls": ""}, {"port": port + 1, "tls": tls}]
             ctx["rl"] = variant.startswith("rl_")
             for i in (0, 1):
-                h, p = self.up[i].split(":")
+                h, p = up[i].split(":")
                 ctx[f"UP{i+1}_HOST"], ctx[f"UP{i+1}_PORT"] = h, p
             argv = [binary, "-c", self.write("envoy.yaml", f"{name}.yaml", ctx), "--concurrency", str(self.workers), "--disable-hot-restart", "-l", "error"]
         else:
             shell, argv = True, binary
-        env.update(BENCH_PORT=str(port), BENCH_TLS_PORT=str(port + 1), BENCH_UP1=self.up[0], BENCH_UP2=self.up[1], BENCH_CERT=self.cert, BENCH_KEY=self.key,
+        env.update(BENCH_PORT=str(port), BENCH_TLS_PORT=str(port + 1), BENCH_UP1=up[0], BENCH_UP2=up[1], BENCH_CERT=self.cert, BENCH_KEY=self.key,
                    BENCH_WORKERS=str(self.workers), BENCH_VARIANT=variant, BENCH_RATE=str(ctx["RATE"]), BENCH_DIR=self.dir)
         p = Proc(name, argv, env=env, cpu=self.proxy_cpu, shell=shell, log=os.path.join(self.dir, f"{name}.log"))
         try:
-            wait_up(p, port, port + 1, variant == "hosts")
+            wait_up(p, port, port + 1, variant == "hosts", http2=variant == "grpc")
         except Exception:
             p.stop()
             raise
@@ -289,6 +315,11 @@ class Bench:
             return wrk(64, u + "/", lua=os.path.join(HERE, "hosts.lua"))
         if sc == "h2":
             return pin + ["h2load", f"-t{thr}", "-c8", "-m32", f"-D{secs}", "--warm-up-time=0", f"--log-file={os.path.join(self.dir, 'h2.log')}", t + "/"]
+        if sc == "grpc":
+            return pin + ["h2load", f"-t{thr}", "-c8", "-m16", f"-D{secs}", "--warm-up-time=0", "-H", "content-type: application/grpc", "-H", "te: trailers",
+                          "-d", os.path.join(self.dir, "call.bin"), f"--log-file={os.path.join(self.dir, 'h2.log')}", u + "/bench.Echo/Unary"]
+        if sc == "ws":
+            return pin + [a.messages, "send", f"127.0.0.1:{port}", "--conns", "64", "--secs", str(secs)]
         if sc == "open":
             return pin + [a.openloop, f"127.0.0.1:{port}", "--rate", str(a.rate), "--conns", "64", "--secs", str(secs)]
         raise SystemExit(f"unknown scenario {sc}")
@@ -297,9 +328,9 @@ class Bench:
         if sc.startswith("idle"):
             return self.idle(sc, name, port)
         argv = self.gen(sc, port, secs)
-        pids, bp = self.running[name].pids, self.backend.pids
+        pids, bp = self.running[name].pids, (self.echo if sc == "ws" else self.backend).pids
         log = os.path.join(self.dir, "h2.log")
-        if sc == "h2" and os.path.exists(log):
+        if sc in ("h2", "grpc") and os.path.exists(log):
             os.unlink(log)
         c0, b0, t0 = cpu_us(pids), cpu_us(bp), time.time()
         r = subprocess.run(argv, capture_output=True, text=True, timeout=secs + 60)
@@ -307,7 +338,7 @@ class Bench:
         c1, b1 = cpu_us(pids), cpu_us(bp)
         rss, pss = mem_kb(pids)
         o = {"name": name, "scenario": sc, "wall": wall, "proxy_cpu_us": c1 - c0, "cpu_util": (c1 - c0) / wall / 1e6, "rss_kb": rss, "pss_kb": pss, "cmd": shlex.join(argv)}
-        if sc == "h2":
+        if sc in ("h2", "grpc"):
             m = re.search(r"finished in ([\d.]+)(s|ms|us), ([\d.]+) req/s", r.stdout)
             k = re.search(r"requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", r.stdout)
             if not m or not k:
@@ -321,9 +352,9 @@ class Bench:
             n = int(codes.group(1))
             o.update(requests=n, rps=n / secs, errors=sum(int(codes.group(i)) for i in (2, 3, 4)) + int(k.group(6)), p50=lat[len(lat) // 2] if lat else None, p99=lat[int(len(lat) * .99)] if lat else None,
                      p999=lat[int(len(lat) * .999)] if lat else None)
-        elif sc == "open":
+        elif sc in ("open", "ws"):
             if r.returncode != 0:
-                raise RuntimeError(f"openloop said:\n{r.stderr[-600:]}")
+                raise RuntimeError(f"the generator said:\n{r.stderr[-600:]}")
             j = json.loads(r.stdout)
             n = j["requests"] + j["errors"]
             o.update(requests=n, rps=j["rps"], errors=j["errors"], p50=j["p50"], p99=j["p99"], p999=j["p999"])
@@ -379,7 +410,7 @@ class Bench:
                 "idle_cpu_ms_per_s": (c3 - c2) / 2000, "alive_sample": alive, "cpu_us_req": (c1 - c0) / count, "backend_us_req": 0, "cpu_util": (c1 - c0) / wall / 1e6, "p50": None, "p99": None, "p999": None, "cmd": f"{count} connections"}
 
 
-VARIANT = {"hs": "notickets", "links": "links", "rl_high": "rl_high", "rl_low": "rl_low", "hosts": "hosts"}
+VARIANT = {"ws": "ws", "grpc": "grpc", "hs": "notickets", "links": "links", "rl_high": "rl_high", "rl_low": "rl_low", "hosts": "hosts"}
 med = lambda v: statistics.median(v) if v else None
 
 
@@ -400,6 +431,7 @@ def main():
     ap.add_argument("--backend", default="nginx")
     ap.add_argument("--backend-port", type=int, default=19001)
     ap.add_argument("--openloop", default=os.path.join(HERE, "out", "openloop"))
+    ap.add_argument("--messages", default=os.path.join(HERE, "out", "messages"))
     ap.add_argument("--dir", default=os.environ.get("BENCH_DIR") or os.path.join(tempfile.gettempdir(), "proxy-bench"))
     ap.add_argument("--out", default="results.json")
     a = ap.parse_args()
@@ -430,12 +462,18 @@ def main():
     try:
         for sc in a.scenarios.split(","):
             variant = VARIANT.get(sc, "base")
+            needs = {"ws": a.messages, "grpc": "h2load", "h2": "h2load"}.get(sc)
+            if needs and not shutil.which(needs):
+                print(f"-- {sc}: {needs} not found, left out", file=sys.stderr)
+                continue
             live = []
             for p in peers:
                 if variant == "links" and p["kind"] != "sluicegate":
                     continue  # five edit links: a figure of ours alone
                 if variant in ("rl_high", "rl_low") and p["kind"] == "caddy":
                     continue  # no rate limiter in the standard build
+                if variant == "grpc" and p["kind"] == "caddy":
+                    continue  # not configured for h2c here
                 if sc.startswith("idle"):
                     live.append(p)
                     continue
@@ -470,6 +508,8 @@ def main():
     finally:
         b.stop_all()
         b.backend.stop()
+        if b.echo:
+            b.echo.stop()
 
 
 def table(sc, a, rows, names):

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::admin::{
     AdminOptions, AdminView, ApiItem, ApiModel, ConfigStatus, ItemState, LimitStatus, Readiness, RedisStatus,
-    Refused, ServerStatus, ServerStatuses, VersionInfo,
+    Refused, ServerState, ServerStatus, ServerStatuses, VersionInfo,
 };
 use crate::common::clock;
 use crate::common::names::ServiceName;
@@ -20,7 +20,7 @@ use crate::config::document::DocumentConfig;
 use crate::config::render;
 use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
-use crate::endpoint::set::EndpointSet;
+use crate::endpoint::set::{EndpointSet, Member, Tier, WARM};
 use crate::health::outlier::Ejections;
 use crate::http::pace::PaceCounts;
 use crate::limit::redis::Backend;
@@ -325,9 +325,15 @@ impl AdminView for Status {
     fn server_status(&self) -> ServerStatuses {
         let shared = self.shared.lock().clone();
         let mut statuses = ServerStatuses::new();
-        for state in shared.iter().flat_map(|shared| endpoint_states(shared)) {
-            let status = if state.up { ServerStatus::Up } else { ServerStatus::Down };
-            statuses.entry(qualified(state.service.as_str())).or_default().insert(state.url, status);
+        let Some(shared) = shared else { return statuses };
+        for (name, service) in shared.snapshot.load().services.iter() {
+            let ServiceKind::Balanced(balanced) = &service.kind else { continue };
+            let states = statuses.entry(qualified(name.as_str())).or_default();
+            for member in balanced.endpoints.load().members() {
+                let status = if member.is_well() { ServerStatus::Up } else { ServerStatus::Down };
+                let state = ServerState { status, details: details(member) };
+                states.insert(member.endpoint.url().as_str().to_owned(), state);
+            }
         }
         statuses
     }
@@ -458,6 +464,57 @@ fn endpoint_states(shared: &Shared) -> Vec<EndpointState> {
         }
     }
     states
+}
+
+/// What the API shows of an endpoint beside its url and its status.
+fn details(member: &Member) -> serde_json::Map<String, serde_json::Value> {
+    let (endpoint, now) = (&member.endpoint, clock::now());
+    let mut shown = serde_json::Map::new();
+    let mut show = |name: &str, value: serde_json::Value| shown.insert(name.to_owned(), value);
+    show(
+        "tier",
+        match member.tier {
+            Tier::Near => "near",
+            Tier::OtherZone(_) => "otherZone",
+            Tier::Backup(_) => "backup",
+        }
+        .into(),
+    );
+    show("weight", member.configured.into());
+    show("draining", (member.configured == 0).into());
+    show("inUse", (member.share > 0).into());
+    show("checks", member.health.status().as_str().into());
+    show(
+        "answers",
+        match member.passive {
+            Passive::Admitted => "admitted",
+            Passive::Ejected => "ejected",
+            Passive::OnTrial => "onTrial",
+        }
+        .into(),
+    );
+    if member.warmth < WARM {
+        show("warmthPercent", member.warmth.into());
+    }
+    show("inFlight", endpoint.in_flight().into());
+    // Kept where the strategy wants to know.
+    if let Some(micros) = endpoint.latency().micros(clock::recent()) {
+        show("latencyMs", (f64::from(micros) / 1000.0).into());
+    }
+    if let Some(ejection) = endpoint.ejection().filter(|_| member.passive != Passive::Admitted) {
+        let left = ejection.until.saturating_sub(now);
+        let until = Utc::of(SystemTime::now() + Duration::from_millis(left)).rfc3339();
+        show(
+            "ejection",
+            json!({
+                "reason": ejection.why.as_str(),
+                "detail": ejection.why.to_string(),
+                "until": until,
+                "inARow": ejection.ejections,
+            }),
+        );
+    }
+    shown
 }
 
 /// What `/api/resilience` shows.

@@ -4,7 +4,7 @@
 
 Prints `listening PORT` once bound. LOG gets a line for each request as soon as its head has been read (`recv METHOD ID
 TIME`) and one when its answer has been written (`done ID TIME`); lines are there although the pod is killed in the next
-moment. Commands: `mode NAME`, `close` (stop listening, reset idle connections), `open`. SIGTERM ends it as such pods
+moment. Commands: `mode NAME`, `close` (stop listening, reset connections once idle), `open`. SIGTERM ends it as such pods
 end: no more connections, idle ones closed, the rest finished.
 """
 
@@ -69,6 +69,9 @@ async def serve(reader, writer):
             answered += 1
             note("done", number)
             busy.discard(me)
+            if mode == "refuse":
+                reset(writer)
+                return
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
@@ -111,10 +114,12 @@ async def main():
             if words[0] == "mode":
                 mode = words[1]
             elif words[0] == "close":
+                mode = "refuse"
                 server.close()
                 for writer in list(idle):
                     reset(writer)
             elif words[0] == "open":
+                mode = "ok"
                 server = await listen(port)
         over.set()
 

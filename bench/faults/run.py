@@ -8,7 +8,7 @@ breaks after 6 s and is mended after 18. Prints a table of Markdown: what client
 their requests, and how long it took until the broken pod had its share again. Then rolling updates: each pod is
 replaced in turn, 20 times in all, gracefully or abruptly, with a list of servers that lags behind; of each POST that
 failed it is shown where it was when its pod was killed. Then `reloads`: 1,000 in a row under load. Proxies run with
-their defaults. Traffic goes over loopback only.
+their defaults. Traffic goes over loopback, and a link to a network namespace that is made for it (as root).
 """
 
 import argparse
@@ -19,6 +19,7 @@ import pathlib
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,12 +37,15 @@ class Pod:
 
     numbers = 0
 
-    async def start(self, directory, port=0):
+    async def start(self, directory, port=0, namespace=None):
         Pod.numbers += 1
         self.dir = pathlib.Path(directory)
         self.log = self.dir / f"pod{Pod.numbers}.log"
+        self.address, inside = "127.0.0.1", []
+        if namespace:
+            self.address, inside = namespace.address, ["ip", "netns", "exec", namespace.name]
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, str(HERE / "pod.py"), str(self.log), "127.0.0.1", str(port),
+            *inside, sys.executable, str(HERE / "pod.py"), str(self.log), self.address, str(port),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
         self.port = int((await self.process.stdout.readline()).split()[1])
         # Ids of requests that lay unread in its sockets when it was killed.
@@ -50,7 +54,7 @@ class Pod:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def tell(self, line):
         if self.process.returncode is None:
@@ -117,6 +121,57 @@ def accept_all(listener):
             accepted.append(listener.accept()[0])
         except OSError:
             return accepted
+
+
+class Namespace:
+    """A network namespace with one link to this one, made and removed here."""
+
+    name, near, far, address = "sluicegate-faults", "sgfaults0", "sgfaults1", "10.203.77.2"
+
+    def __enter__(self):
+        self.close()
+        for command in (
+            f"ip netns add {self.name}", f"ip link add {self.near} type veth peer name {self.far}",
+            f"ip link set {self.far} netns {self.name}", f"ip addr add 10.203.77.1/30 dev {self.near}",
+            f"ip link set {self.near} up", f"ip -n {self.name} addr add {self.address}/30 dev {self.far}",
+            f"ip -n {self.name} link set {self.far} up", f"ip -n {self.name} link set lo up",
+        ):
+            subprocess.run(command.split(), check=True)
+        return self
+
+    def lose(self, share):
+        """Of the packets each way, so many vanish."""
+        for chain in ("INPUT", "OUTPUT"):
+            subprocess.run(["ip", "netns", "exec", self.name, "iptables", "-A", chain, "-m", "statistic", "--mode",
+                            "random", "--probability", str(share), "-j", "DROP"], check=True)
+
+    def mend(self):
+        subprocess.run(["ip", "netns", "exec", self.name, "iptables", "-F"], check=True)
+
+    def close(self):
+        for command in (f"ip link del {self.near}", f"ip netns del {self.name}"):
+            subprocess.run(command.split(), stderr=subprocess.DEVNULL)
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Relay:
+    """Stands before a pod and delays what passes."""
+
+    async def start(self, pod):
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, str(HERE / "relay.py"), pod.address, str(pod.port),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+        self.url = f"http://127.0.0.1:{int((await self.process.stdout.readline()).split()[1])}"
+        return self
+
+    def delay(self, millis):
+        self.process.stdin.write(f"{millis}\n".encode())
+
+    async def stop(self):
+        self.process.kill()
+        await self.process.wait()
 
 
 class Edge:
@@ -269,19 +324,40 @@ async def mend_pod(pod, fault):
 
 
 async def run_fault(edge, fault, rate, everyone):
-    pods = [await Pod().start(edge.dir) for _ in range(3)]
-    await edge.start([pod.url for pod in pods])
+    if not fault.startswith("net-"):
+        return await run_fault_on(edge, fault, rate, everyone, None)
+    with Namespace() as namespace:
+        return await run_fault_on(edge, fault, rate, everyone, namespace)
+
+
+async def run_fault_on(edge, fault, rate, everyone, namespace):
+    pods = [await Pod().start(edge.dir, namespace=namespace if place == 1 else None) for place in range(3)]
+    urls, relay = [pod.url for pod in pods], None
+    if fault == "net-delay":
+        relay = await Relay().start(pods[1])
+        urls[1] = relay.url
+    await edge.start(urls)
     broken = pods if everyone else pods[1:2]
     began = time.monotonic()
     sending = asyncio.create_task(load(edge.port, rate, END))
     await asyncio.sleep(BREAK)
     for pod in broken:
         await break_pod(pod, fault)
+    if fault == "net-delay":
+        relay.delay(300)
+    elif namespace:
+        namespace.lose(1 if fault == "net-partition" else 0.3)
     await asyncio.sleep(max(0, began + MEND - time.monotonic()))
     for pod in broken:
         await mend_pod(pod, fault)
+    if relay:
+        relay.delay(0)
+    elif namespace:
+        namespace.mend()
     mended = time.monotonic()
     results = await sending
+    if relay:
+        await relay.stop()
     for pod in pods:
         await pod.stop()
     await edge.stop()
@@ -427,7 +503,8 @@ FAULTS = [
     ("resets the second request", "reset-second", False),
     ("answers 500", "fail", False), ("500 in bursts", "flap", False), ("refuses", "refuse", False),
     ("crashes", "crash", False), ("all answer 500", "fail", True), ("all reset", "reset", True),
-    ("all reset the second request", "reset-second", True), ("all refuse", "refuse", True), ("all hang", "hang", True),
+    ("network: cut off", "net-partition", False), ("network: loses 30 % of packets", "net-loss", False),
+    ("network: 300 ms more each way", "net-delay", False), ("all reset the second request", "reset-second", True), ("all refuse", "refuse", True), ("all hang", "hang", True),
 ]
 
 
@@ -447,6 +524,9 @@ async def main():
         print("|---|---|---|---|---|---|---|", flush=True)
     for name, fault, everyone in FAULTS:
         if not wanted(name):
+            continue
+        if fault.startswith("net-") and os.geteuid() != 0:
+            print(f"{name}: skipped, network namespaces need root", file=sys.stderr)
             continue
         for kind, binary in edges:
             with tempfile.TemporaryDirectory() as directory:

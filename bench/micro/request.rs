@@ -1,10 +1,11 @@
 //! What each request pays on its way to a router: forwarded fields rewritten, the snapshot looked at.
 
 use divan::{Bencher, black_box};
-use http::header::{HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Version};
 use sluicegate::common::live::{Cached, Live};
 use sluicegate::http::client_ip::IpSet;
+use sluicegate::http::fields::Fields;
 use sluicegate::http::forwarded::{Forwarded, Kind, Peer};
 use sluicegate::http::head::RequestHead;
 use sluicegate::http::text::Text;
@@ -14,7 +15,7 @@ fn main() {
 }
 
 fn head() -> RequestHead {
-    let mut headers = HeaderMap::with_capacity(16);
+    let mut headers = Fields::with_capacity(16);
     headers.insert("user-agent", HeaderValue::from_static("bench"));
     headers.insert("accept", HeaderValue::from_static("*/*"));
     RequestHead {

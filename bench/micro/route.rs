@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use divan::{Bencher, black_box};
-use http::HeaderMap;
 use sluicegate::http::authority::host_for_matching;
+use sluicegate::http::fields::Fields;
 use sluicegate::http::path::{PathOptions, prepare};
 use sluicegate::http::text::Text;
 use sluicegate::matcher::{RouterTable, Rule, Subject};
@@ -23,7 +23,7 @@ fn table(rules: impl Iterator<Item = String>) -> RouterTable<usize> {
     RouterTable::new(routers)
 }
 
-fn subject<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> Subject<'a> {
+fn subject<'a>(host: &'a str, path: &'a str, headers: &'a Fields) -> Subject<'a> {
     let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Subject { host, path, query: None, method: "GET", headers, client_ip }
 }
@@ -31,7 +31,7 @@ fn subject<'a>(host: &'a str, path: &'a str, headers: &'a HeaderMap) -> Subject<
 #[divan::bench(args = [10, 1_000, 100_000])]
 fn hosts(bencher: Bencher<'_, '_>, count: usize) {
     let table = table((0..count).map(|n| format!("Host(`tenant-{n}.example.test`)")));
-    let (host, headers) = (format!("tenant-{}.example.test", count / 2), HeaderMap::new());
+    let (host, headers) = (format!("tenant-{}.example.test", count / 2), Fields::new());
     let subject = subject(&host, "/api/v1/invoices/42", &headers);
     bencher.bench_local(|| table.lookup(black_box(&subject)).expect("a route"));
 }
@@ -43,7 +43,7 @@ fn hosts_with_a_path_and_a_last_resort(bencher: Bencher<'_, '_>, count: usize) {
             .map(|n| format!("Host(`tenant-{n}.example.test`) && PathPrefix(`/api`)"))
             .chain(["PathPrefix(`/`)".to_owned(), "Host(`*.example.test`) && Path(`/healthz`)".to_owned()]),
     );
-    let (host, headers) = (format!("tenant-{}.example.test", count / 2), HeaderMap::new());
+    let (host, headers) = (format!("tenant-{}.example.test", count / 2), Fields::new());
     let subject = subject(&host, "/api/v1/invoices/42", &headers);
     bencher.bench_local(|| table.lookup(black_box(&subject)).expect("a route"));
 }
@@ -51,7 +51,7 @@ fn hosts_with_a_path_and_a_last_resort(bencher: Bencher<'_, '_>, count: usize) {
 #[divan::bench(args = [10, 1_000])]
 fn prefixes_of_one_host(bencher: Bencher<'_, '_>, count: usize) {
     let table = table((0..count).map(|n| format!("Host(`api.example.test`) && PathPrefix(`/service-{n}`)")));
-    let (path, headers) = (format!("/service-{}/invoices/42", count / 2), HeaderMap::new());
+    let (path, headers) = (format!("/service-{}/invoices/42", count / 2), Fields::new());
     let subject = subject("api.example.test", &path, &headers);
     bencher.bench_local(|| table.lookup(black_box(&subject)).expect("a route"));
 }

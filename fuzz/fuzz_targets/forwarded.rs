@@ -5,7 +5,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
+use sluicegate::http::fields::Fields;
 use libfuzzer_sys::fuzz_target;
 use sluicegate::http::client_ip::IpSet;
 use sluicegate::http::forwarded::{Forwarded, Kind, Peer};
@@ -54,7 +55,7 @@ fuzz_target!(|fields: &[u8]| {
     }
 });
 
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> &'a [u8] {
+fn only<'a>(headers: &'a Fields, name: &str) -> &'a [u8] {
     let mut values = headers.get_all(name).iter();
     let value = values.next().expect("is set");
     assert!(values.next().is_none(), "{name} twice");

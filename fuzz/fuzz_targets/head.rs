@@ -3,7 +3,7 @@
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use sluicegate::http::fields::Fields;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use sluicegate::http::h1::encode::{self, RequestExtras};
@@ -97,7 +97,7 @@ fn response(bytes: &[u8]) {
 }
 
 /// Content, trailer fields, whether it was refused, whether it is whole, and what was left.
-type Decoded = (Vec<u8>, Option<HeaderMap>, bool, bool, Vec<u8>);
+type Decoded = (Vec<u8>, Option<Fields>, bool, bool, Vec<u8>);
 
 /// Feeds a body in pieces of `cuts` bytes and one, over and over; whole when there are no cuts.
 fn decode(length: Length, wire: &[u8], cuts: &[u8]) -> Decoded {

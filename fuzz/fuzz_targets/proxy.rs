@@ -125,7 +125,7 @@ async fn serve(io: Io, timers: &Rc<Timers>, pods: Vec<Vec<u8>>) -> (Vec<Method>,
             recorded.push(tokio::task::spawn_local(talk(far, pods.next().unwrap_or_default())));
             ClientConn::new(near)
         });
-        let mut interim = |status: StatusCode, headers: &http::HeaderMap| conn.send_interim(status, headers);
+        let mut interim = |status: StatusCode, headers: &sluicegate::http::fields::Fields| conn.send_interim(status, headers);
         let wants = Wants {
             upgrade: None,
             expect_continue: parsed.expects_continue,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admin::model::{ApiItem, ItemState};
 use crate::admin::{
-    AdminView, LimitStatus, RedisStatus, ServerStatus, ServerStatuses, json_response, message,
+    AdminView, LimitStatus, RedisStatus, ServerState, ServerStatus, ServerStatuses, json_response, message,
 };
 use crate::telemetry::time::Utc;
 
@@ -109,10 +109,18 @@ fn bare(kind: Kind, name: &str, item: &ApiItem, statuses: &ServerStatuses) -> Ma
         let key = if kind == Kind::Router { "using" } else { "usedBy" };
         shown.insert(key.to_owned(), item.used.clone().into());
     }
-    if let Some(servers) = statuses.get(name).filter(|_| kind == Kind::Service) {
+    if let Some(states) = statuses.get(name).filter(|_| kind == Kind::Service) {
         let servers: Map<String, Value> =
-            servers.iter().map(|(url, status)| (url.clone(), server_status(*status).into())).collect();
+            states.iter().map(|(url, state)| (url.clone(), server_status(state.status).into())).collect();
         shown.insert("serverStatus".to_owned(), servers.into());
+        let known = |(url, state): (&String, &ServerState)| {
+            let mut details = state.details.clone();
+            details.insert("url".to_owned(), url.as_str().into());
+            Value::from(details)
+        };
+        if states.values().any(|state| !state.details.is_empty()) {
+            shown.insert("endpoints".to_owned(), states.iter().map(known).collect());
+        }
     }
     shown
 }

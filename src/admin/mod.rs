@@ -46,8 +46,23 @@ pub enum ServerStatus {
     Down,
 }
 
-/// Service (`api@file`) to URL to status.
-pub type ServerStatuses = BTreeMap<String, BTreeMap<String, ServerStatus>>;
+/// A server at this moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerState {
+    /// Whether it takes requests.
+    pub status: ServerStatus,
+    /// What else is known of it, by the names of the API.
+    pub details: serde_json::Map<String, serde_json::Value>,
+}
+
+impl From<ServerStatus> for ServerState {
+    fn from(status: ServerStatus) -> Self {
+        Self { status, details: serde_json::Map::new() }
+    }
+}
+
+/// Service (`api@file`) to URL to state.
+pub type ServerStatuses = BTreeMap<String, BTreeMap<String, ServerState>>;
 
 /// What `/api/version` says.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -31,8 +31,8 @@ impl AdminView for View {
 
     fn server_status(&self) -> ServerStatuses {
         let servers = [
-            ("http://10.0.0.1".to_owned(), ServerStatus::Up),
-            ("http://10.0.0.2".to_owned(), ServerStatus::Down),
+            ("http://10.0.0.1".to_owned(), ServerStatus::Up.into()),
+            ("http://10.0.0.2".to_owned(), ServerStatus::Down.into()),
         ];
         BTreeMap::from([("pods@file".to_owned(), BTreeMap::from(servers))])
     }

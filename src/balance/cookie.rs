@@ -1,13 +1,14 @@
 //! Cookies as the balancer reads and writes them (RFC 6265).
 
-use http::HeaderMap;
 use http::header::COOKIE;
+
+use crate::http::fields::Fields;
 
 /// The value of the first cookie of that name, without quotes. Names are compared with case.
 ///
 /// HTTP/2 may spread the cookies of one request over several fields (RFC 9113 §8.2.3).
-pub fn find<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok()).find_map(|line| {
+pub fn find<'h>(headers: &'h Fields, name: &str) -> Option<&'h str> {
+    headers.get_all(COOKIE).filter_map(|line| line.to_str().ok()).find_map(|line| {
         line.split(';').find_map(|pair| {
             let (key, value) = pair.split_once('=')?;
             let value = value.trim();
@@ -35,7 +36,7 @@ mod tests {
 
     #[test]
     fn the_first_cookie_of_the_name_counts_on_whichever_line_it_is() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for line in ["a=1; aa=2;b = 3 ", "c=\"4\"; a=5; =6; d", "e=f=g"] {
             headers.append(COOKIE, HeaderValue::from_static(line));
         }
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_text_hides_no_other() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers.append(COOKIE, HeaderValue::from_bytes(b"a=\xff").expect("a value"));
         headers.append(COOKIE, HeaderValue::from_static("a=1"));
         assert_eq!(find(&headers, "a"), Some("1"));

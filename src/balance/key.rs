@@ -81,13 +81,14 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, Method, Version};
+    use http::{HeaderValue, Method, Version};
 
     use super::*;
+    use crate::http::fields::Fields;
     use crate::http::text::Text;
 
     fn head(query: Option<&'static str>, fields: &[(&'static str, &'static str)]) -> RequestHead {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }

@@ -5,10 +5,11 @@
 use std::fmt::Write;
 
 use aws_lc_rs::{constant_time, digest, hmac};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 use crate::balance::cookie;
 use crate::endpoint::tag::Tag;
+use crate::http::fields::Fields;
 
 /// Bytes of the HMAC that a cookie carries: 128 bits cannot be guessed, and make a short cookie.
 const SIGNATURE: usize = 16;
@@ -127,7 +128,7 @@ impl Sticky {
     }
 
     /// Reads the cookie of a request. Cost: a search in its `Cookie` fields, and one HMAC for each key.
-    pub fn claim(&self, headers: &HeaderMap) -> Claim {
+    pub fn claim(&self, headers: &Fields) -> Claim {
         let Some(value) = cookie::find(headers, &self.name) else { return Claim::Nothing };
         let text = if self.keys.is_empty() {
             value
@@ -189,7 +190,7 @@ mod tests {
     const URL: &str = "http://127.0.0.1:19102";
 
     fn claim(sticky: &Sticky, line: &str) -> Claim {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers.append(COOKIE, HeaderValue::try_from(line).expect("a value"));
         sticky.claim(&headers)
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Uri, Version};
 
 use super::{Explain, colour, print};
@@ -13,10 +13,12 @@ use crate::balance::sticky::Sticky;
 use crate::common::clock::Millis;
 use crate::common::units::HumanDuration;
 use crate::config::load::Loader;
+use crate::config::overload::OverloadConfig;
 use crate::config::render;
 use crate::endpoint::lobby::Limits;
 use crate::endpoint::set::Tier;
 use crate::http::authority;
+use crate::http::fields::Fields;
 use crate::http::forwarded::{Kind, Peer};
 use crate::http::head::RequestHead;
 use crate::http::text::Text;
@@ -51,6 +53,9 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
             explain(entry, request.clone(), args, &mut out).map_err(|error| error.to_string())?;
         }
     }
+    if let Some(document) = &loaded.document {
+        guard(&document.config.overload, &mut out).map_err(|error| error.to_string())?;
+    }
     if !found {
         return Err(format!("there is no entry point {:?}", args.entry_point.as_deref().unwrap_or("")));
     }
@@ -60,7 +65,7 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
 fn head(args: &Explain) -> Result<RequestHead, String> {
     let uri: Uri = args.url.parse().map_err(|error| format!("bad URL {:?}: {error}", args.url))?;
     let mut authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     for line in &args.headers {
         let bad = || format!("bad header {line:?}: write 'Name: value'");
         let (name, value) = line.split_once(':').ok_or_else(bad)?;
@@ -156,10 +161,15 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 }
                 continue;
             }
-            // So do these, or on what the service answers.
-            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_) | Around::CircuitBreaker(_)) => {
-                Ok(Flow::Next)
+            Link::Around(Around::CircuitBreaker(breaker)) => {
+                writeln!(out)?;
+                for line in breaker.describe() {
+                    writeln!(out, "     {line}")?;
+                }
+                continue;
             }
+            // So do these, or on what the service answers.
+            Link::Edit(Edit::InFlightReq(_)) | Link::Around(Around::Retry(_)) => Ok(Flow::Next),
             Link::Edit(edit) => edit.on_request(&mut context, &mut head),
         };
         match outcome {
@@ -206,6 +216,22 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
             writeln!(out, ")")?;
             if let Some(lobby) = &balanced.lobby {
                 places(&lobby.limits(), indent, out)?;
+            }
+            if let Some(adaptive) = &balanced.adaptive {
+                let settings = adaptive.settings();
+                writeln!(
+                    out,
+                    "{:indent$}   adaptive concurrency: between {} and {} requests at once, {} to begin with",
+                    "", settings.min, settings.max, settings.initial
+                )?;
+            }
+            if let Some(hedge) = &balanced.hedge {
+                let settings = hedge.settings();
+                write!(out, "{:indent$}   a second try beside the first after {}", "", time(settings.delay))?;
+                match settings.percent {
+                    0.0 => writeln!(out)?,
+                    percent => writeln!(out, ", and not before {percent} % of the answers would have come")?,
+                }
             }
             if let Some(by) = &balanced.hash_by {
                 write!(out, "{:indent$}   by {}", "", by.describe())?;
@@ -301,6 +327,19 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                 Internal::Noop => "418",
             };
             writeln!(out, " ({what} of the proxy itself)")
+        }
+    }
+}
+
+/// When the whole proxy refuses requests.
+fn guard(overload: &OverloadConfig, out: &mut String) -> std::fmt::Result {
+    if overload.max_connections > 0 {
+        writeln!(out, "overload: new connections get 503 beyond {}", overload.max_connections)?;
+    }
+    match overload.max_memory.bytes() {
+        0 => Ok(()),
+        bytes => {
+            writeln!(out, "overload: requests get 503 from 90 % of {} MiB on, by importance", bytes >> 20)
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Words everybody shares: names, units, problems of a document, the coarse clock, importance, timers, values that are replaced
+//! Words everybody shares: names, units, problems of a document, the coarse clock, importance, timers, boxed futures, values that are replaced
 //! whole. No I/O.
 
+pub mod boxed;
 pub mod clock;
 pub mod figures;
 pub mod importance;

@@ -21,7 +21,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::endpoint::latency::PeakEwma;
+use crate::endpoint::outlier::Ejection;
 use crate::endpoint::tag::Tag;
 use crate::endpoint::tally::Tally;
 use crate::endpoint::url::ServerUrl;
@@ -63,6 +66,7 @@ pub struct Endpoint {
     tag: Tag,
     load: Load,
     tally: Tally,
+    ejection: Mutex<Option<Ejection>>,
 }
 
 /// On a cache line of its own: every request writes it, while the identity is only read.
@@ -101,6 +105,7 @@ impl Endpoint {
             tag,
             load: Load::default(),
             tally: Tally::default(),
+            ejection: Mutex::default(),
         })
     }
 
@@ -150,6 +155,16 @@ impl Endpoint {
     /// What attempts at it came to.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Its last ejection, until it is admitted again.
+    pub fn ejection(&self) -> Option<Ejection> {
+        *self.ejection.lock()
+    }
+
+    /// It is ejected, or (with `None`) admitted again.
+    pub fn set_ejection(&self, ejection: Option<Ejection>) {
+        *self.ejection.lock() = ejection;
     }
 
     /// Pooled connections to it that nobody uses, over all cores. The pools count here.

@@ -75,6 +75,17 @@ impl Default for OutlierSettings {
     }
 }
 
+/// An ejection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ejection {
+    /// Why.
+    pub why: Why,
+    /// When its trial begins, unless a check passes before.
+    pub until: Millis,
+    /// The how manieth in a row it is.
+    pub ejections: u32,
+}
+
 /// Why an endpoint is ejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Why {
@@ -92,6 +103,8 @@ pub enum Why {
     Latency(u32, u32),
     /// Milliseconds without an answer.
     Stalled(Millis),
+    /// So many answers in a row whose content stood still.
+    StalledBodies(u32),
     /// It failed while it was on trial.
     Trial,
 }
@@ -103,7 +116,7 @@ impl Why {
     }
 
     /// Every word there is.
-    pub const ALL: [&str; 8] = [
+    pub const ALL: [&str; WHYS] = [
         "failures",
         "server_errors",
         "gateway_errors",
@@ -111,6 +124,7 @@ impl Why {
         "failure_share",
         "latency",
         "stalled",
+        "stalled_bodies",
         "trial",
     ];
 
@@ -124,10 +138,27 @@ impl Why {
             Self::FailureShare(..) => 4,
             Self::Latency(..) => 5,
             Self::Stalled(_) => 6,
-            Self::Trial => 7,
+            Self::StalledBodies(_) => 7,
+            Self::Trial => 8,
+        }
+    }
+
+    /// Whether the endpoint is silent, so that what waits for it waits in vain.
+    pub fn is_silence(self) -> bool {
+        match self {
+            Self::LocalErrors(_) | Self::Stalled(_) | Self::StalledBodies(_) => true,
+            Self::Failures(_)
+            | Self::ServerErrors(_)
+            | Self::GatewayErrors(_)
+            | Self::FailureShare(..)
+            | Self::Latency(..)
+            | Self::Trial => false,
         }
     }
 }
+
+/// How many reasons there are.
+pub const WHYS: usize = 9;
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,6 +174,9 @@ impl fmt::Display for Why {
                 write!(f, "it usually answers after {own} ms, its siblings after {others} ms")
             }
             Self::Stalled(millis) => write!(f, "no answer for {millis} ms while its siblings answer"),
+            Self::StalledBodies(count) => {
+                write!(f, "{count} answers in a row whose content stood still")
+            }
             Self::Trial => f.write_str("it failed again on trial"),
         }
     }
@@ -187,12 +221,16 @@ struct Tracker {
     clean_since: Millis,
     /// While on trial.
     trial: Sums,
+    /// When the last answer of the trial came, while its content may still be on the way.
+    answered: Option<Millis>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     requests: u32,
     failures: u32,
+    /// Of the failures, answers that stood still.
+    still: u32,
     answers: u32,
     log_latency: u64,
 }
@@ -201,6 +239,7 @@ impl Sums {
     fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.failures += other.failures;
+        self.still += other.still;
         self.answers += other.answers;
         self.log_latency += other.log_latency;
     }
@@ -208,7 +247,8 @@ impl Sums {
     fn of(delta: &Delta) -> Self {
         Self {
             requests: delta.answers.saturating_add(delta.no_answers),
-            failures: delta.server_errors + delta.no_answers + delta.broken_off,
+            failures: delta.server_errors + delta.no_answers + delta.broken_off + delta.stood_still,
+            still: delta.stood_still,
             answers: delta.answers,
             log_latency: delta.log_latency,
         }
@@ -304,10 +344,16 @@ fn takes_part(member: &Member) -> bool {
 }
 
 impl Sums {
+    /// The same, if only contents that stand still were failures.
+    fn stills(self) -> Self {
+        Self { failures: self.still, ..self }
+    }
+
     fn without(self, part: Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(part.requests),
             failures: self.failures.saturating_sub(part.failures),
+            still: self.still.saturating_sub(part.still),
             answers: self.answers.saturating_sub(part.answers),
             log_latency: self.log_latency.saturating_sub(part.log_latency),
         }
@@ -327,6 +373,17 @@ impl Tracker {
         let sums = Sums::of(&delta);
         self.halves[0].add(sums);
         self.trial.add(sums);
+        if delta.answers > 0 {
+            self.answered = Some(now);
+        }
+        // The content of an answer counts, too: it has come whole, or goes on although it takes long.
+        let over = |answered: Millis| {
+            member.endpoint.in_flight() == 0 || now >= answered + settings.stall_timeout.max(QUIET) + SETTLED
+        };
+        let is_over = self.answered.is_some_and(over);
+        if is_over {
+            self.answered = None;
+        }
         self.awaiting = (self.awaiting + delta.started).saturating_sub(delta.answers + delta.unanswered);
         let needed = stall_requests(member.passive);
         if delta.answers > 0 {
@@ -338,7 +395,7 @@ impl Tracker {
         if self.asked.max(self.awaiting) >= needed {
             self.silent_since.get_or_insert(now);
         }
-        if member.passive == Passive::OnTrial && (delta.answers > 0 || delta.unanswered > 0) {
+        if member.passive == Passive::OnTrial && (is_over || delta.unanswered > 0) {
             member.endpoint.tally().allow_trials(1);
         }
         // Each good stretch as long as the last ejection takes one off the row.
@@ -358,6 +415,7 @@ impl Tracker {
     fn clear(&mut self) {
         self.halves = [Sums::default(); 2];
         self.trial = Sums::default();
+        self.answered = None;
         self.asked = 0;
         self.silent_since = None;
     }
@@ -369,8 +427,10 @@ impl Tracker {
         }
         let own = self.window();
         let reaches = |value: u32, limit: u32| limit > 0 && value >= limit;
-        if reaches(own.failures, settings.max_failed_attempts) {
-            return Some(Why::Failures(own.failures));
+        // Traefik does not know of contents that stand still, which is not always a fault.
+        let failures = own.failures.saturating_sub(own.still);
+        if reaches(failures, settings.max_failed_attempts) {
+            return Some(Why::Failures(failures));
         }
         let Runs { server_errors, gateway_errors, no_answers } = member.endpoint.tally().runs();
         if reaches(no_answers, settings.consecutive_local_errors) && others.failure_share() <= 0.5 {
@@ -378,6 +438,13 @@ impl Tracker {
         }
         if let Some(silence) = self.stalled(settings, others, now) {
             return Some(Why::Stalled(silence));
+        }
+        let still = member.endpoint.tally().still_run();
+        if settings.stall_timeout > 0
+            && still >= STILL_RUN
+            && own.stills().excess(others.stills()) >= RUN_EXCESS
+        {
+            return Some(Why::StalledBodies(still));
         }
         let excess = own.excess(others);
         if excess >= RUN_EXCESS && reaches(gateway_errors, settings.consecutive_gateway_errors) {
@@ -413,7 +480,7 @@ impl Tracker {
         if let Some(silence) = self.stalled(settings, others, now) {
             return Some(Action::Eject(Why::Stalled(silence)));
         }
-        if trial.answers < TRIAL_PASSES {
+        if trial.answers < TRIAL_PASSES || self.answered.is_some() {
             return None;
         }
         // Half of what ejects: what is on the edge would come and go.
@@ -464,6 +531,12 @@ fn too_slow(own: Sums, others: Sums, settings: &OutlierSettings, factor: f64) ->
 const STALL_REQUESTS: u32 = 3;
 /// Silence of less than so many usual latencies of the siblings is none.
 const STALL_FACTOR: f64 = 8.0;
+/// Answers in a row whose content stands still, before that means anything.
+const STILL_RUN: u32 = 5;
+/// How long nothing of an answer comes before it stands still: as for `crate::proxy`, which counts them.
+pub const QUIET: Millis = 1_000;
+/// Until what the data path has seen is counted here.
+const SETTLED: Millis = 200;
 /// Good answers in a row that end a trial.
 const TRIAL_PASSES: u32 = 3;
 /// Standard deviations: for a row of failures, one chance in 700 that it is chance.
@@ -473,6 +546,7 @@ const SHARE_EXCESS: f64 = 4.0;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -553,6 +627,56 @@ mod tests {
         service.count(2, 10, GOOD);
         assert_eq!(service.step(100), [(1, Action::Eject(Why::ServerErrors(5)))]);
         assert_eq!(service.set.available(), 2);
+    }
+
+    #[test]
+    fn one_whose_answers_stand_still_is_ejected_unless_those_of_the_others_do_too() {
+        let mut service = Service::new(3);
+        for index in 0..3 {
+            service.count(index, 300, GOOD);
+        }
+        let still = |service: &Service, index: usize, times| {
+            for _ in 0..times {
+                service.set.members()[index].endpoint.tally().ended(Verdict::StoodStill);
+            }
+        };
+        still(&service, 1, 4);
+        assert_eq!(service.step(100), []);
+        still(&service, 1, 1);
+        assert_eq!(service.step(100), [(1, Action::Eject(Why::StalledBodies(5)))]);
+
+        let mut alike = Service::new(3);
+        for index in 0..3 {
+            alike.count(index, 300, GOOD);
+            still(&alike, index, 200);
+        }
+        assert_eq!(alike.step(100), []);
+    }
+
+    #[test]
+    fn a_trial_goes_on_once_the_content_has_come_and_fails_when_it_stands_still() {
+        let mut service = Service::new(3);
+        for _ in 0..10 {
+            service.count(0, 20, GOOD);
+            service.count(2, 20, GOOD);
+            service.count(1, 3, BAD);
+            service.step(100);
+        }
+        assert_eq!(service.set.members()[1].passive, Passive::Ejected);
+        service.step(20_000);
+        let endpoint = Arc::clone(&service.set.members()[1].endpoint);
+        assert_eq!(service.set.members()[1].passive, Passive::OnTrial);
+        service.count(0, 20, GOOD);
+        assert!(endpoint.tally().take_trial());
+        let flowing = crate::endpoint::InFlight::new(Arc::clone(&endpoint));
+        service.count(1, 1, GOOD);
+        assert_eq!(service.step(100), []);
+        assert!(!endpoint.tally().has_trial(), "its content is on the way");
+        drop(flowing);
+        assert_eq!(service.step(100), []);
+        assert!(endpoint.tally().has_trial());
+        endpoint.tally().ended(Verdict::StoodStill);
+        assert_eq!(service.step(100), [(1, Action::Eject(Why::Trial))]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::http::fields::Fields;
+
 /// What one attempt says of the endpoint it was made at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
@@ -17,10 +19,42 @@ pub enum Verdict {
     ServerError(Duration),
     /// No answer came: connect failed or took too long, reset, not HTTP, no head in time.
     NoAnswer,
-    /// Its answer broke off, stood still or was left by the client after the head, which was counted before.
+    /// It answered, and what came of the request is said at the end: by a status of gRPC.
+    Opened(Duration),
+    /// What [`Verdict::Opened`] left open.
+    Closed(CallEnd),
+    /// Its answer broke off or was left by the client after the head, which was counted before.
     BrokeOff,
+    /// Nothing has come of its answer for a while after the head, which was counted before. It may go on.
+    StoodStill,
     /// Nobody waits any more, or whoever was at fault, it was not the endpoint.
     Nothing,
+}
+
+/// What a status of gRPC says of the endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CallEnd {
+    /// It did its work, or what was asked of it was wrong.
+    Well,
+    /// As a 500.
+    ServerError,
+    /// As a 503 or 504.
+    GatewayError,
+}
+
+impl CallEnd {
+    /// Reads `grpc-status` from the fields of an answer without content, or from its trailers; `None` when it is not
+    /// there. As Envoy's outlier detection has it, but for UNIMPLEMENTED, which is the caller's fault.
+    pub fn of(fields: &Fields) -> Option<Self> {
+        let status = fields.get("grpc-status")?.to_str().ok().and_then(|status| status.parse::<u32>().ok());
+        Some(match status {
+            // DEADLINE_EXCEEDED, UNAVAILABLE.
+            Some(4 | 14) => Self::GatewayError,
+            // UNKNOWN, INTERNAL, DATA_LOSS, and what is no status.
+            Some(2 | 13 | 15) | None => Self::ServerError,
+            Some(_) => Self::Well,
+        })
+    }
 }
 
 /// On a cache line of its own, beside the load: an attempt writes both.
@@ -37,6 +71,9 @@ pub struct Tally {
     server_errors: AtomicU32,
     no_answers: AtomicU32,
     broken_off: AtomicU32,
+    stood_still: AtomicU32,
+    /// Answers that stood still since the last one that came whole.
+    still_run: AtomicU32,
     /// Active checks that passed.
     checks_passed: AtomicU32,
     /// Requests that may be given to it while it is on trial.
@@ -71,6 +108,8 @@ pub struct Delta {
     pub no_answers: u32,
     /// Answers that broke off.
     pub broken_off: u32,
+    /// Answers that stood still.
+    pub stood_still: u32,
     /// Sum of the binary logarithms of the latencies in microseconds, in 256ths.
     pub log_latency: u64,
 }
@@ -84,6 +123,7 @@ pub struct Seen {
     server_errors: u32,
     no_answers: u32,
     broken_off: u32,
+    stood_still: u32,
 }
 
 impl Tally {
@@ -99,28 +139,20 @@ impl Tally {
         match verdict {
             Verdict::Answered(latency) => {
                 self.answer(latency);
-                if self.runs.load(Ordering::Relaxed) != 0 {
-                    self.runs.store(0, Ordering::Relaxed);
-                }
+                self.well();
             }
             Verdict::GatewayError(latency) => {
                 self.answer(latency);
-                self.server_errors.fetch_add(1, Ordering::Relaxed);
-                self.run(|runs| Runs {
-                    server_errors: runs.server_errors + 1,
-                    gateway_errors: runs.gateway_errors + 1,
-                    no_answers: 0,
-                });
+                self.gateway_error();
             }
             Verdict::ServerError(latency) => {
                 self.answer(latency);
-                self.server_errors.fetch_add(1, Ordering::Relaxed);
-                self.run(|runs| Runs {
-                    server_errors: runs.server_errors + 1,
-                    gateway_errors: 0,
-                    no_answers: 0,
-                });
+                self.server_error();
             }
+            Verdict::Opened(latency) => self.answer(latency),
+            Verdict::Closed(CallEnd::Well) => self.well(),
+            Verdict::Closed(CallEnd::ServerError) => self.server_error(),
+            Verdict::Closed(CallEnd::GatewayError) => self.gateway_error(),
             Verdict::NoAnswer => {
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
                 self.no_answers.fetch_add(1, Ordering::Relaxed);
@@ -129,10 +161,46 @@ impl Tally {
             Verdict::BrokeOff => {
                 self.broken_off.fetch_add(1, Ordering::Relaxed);
             }
+            Verdict::StoodStill => {
+                self.stood_still.fetch_add(1, Ordering::Relaxed);
+                self.still_run.fetch_add(1, Ordering::Relaxed);
+            }
             Verdict::Nothing => {
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// The content of an answer has come whole. Cost: one load.
+    pub fn came_whole(&self) {
+        if self.still_run.load(Ordering::Relaxed) != 0 {
+            self.still_run.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers that stood still since the last one that came whole.
+    pub fn still_run(&self) -> u32 {
+        self.still_run.load(Ordering::Relaxed)
+    }
+
+    fn well(&self) {
+        if self.runs.load(Ordering::Relaxed) != 0 {
+            self.runs.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn server_error(&self) {
+        self.server_errors.fetch_add(1, Ordering::Relaxed);
+        self.run(|runs| Runs { server_errors: runs.server_errors + 1, gateway_errors: 0, no_answers: 0 });
+    }
+
+    fn gateway_error(&self) {
+        self.server_errors.fetch_add(1, Ordering::Relaxed);
+        self.run(|runs| Runs {
+            server_errors: runs.server_errors + 1,
+            gateway_errors: runs.gateway_errors + 1,
+            no_answers: 0,
+        });
     }
 
     /// Failures in a row until now.
@@ -143,6 +211,7 @@ impl Tally {
     /// Ends every row of failures: what counts from here is what comes.
     pub fn forgive(&self) {
         self.runs.store(0, Ordering::Relaxed);
+        self.still_run.store(0, Ordering::Relaxed);
     }
 
     /// An active check passed.
@@ -192,6 +261,7 @@ impl Seen {
             server_errors: tally.server_errors.load(Ordering::Relaxed),
             no_answers: tally.no_answers.load(Ordering::Relaxed),
             broken_off: tally.broken_off.load(Ordering::Relaxed),
+            stood_still: tally.stood_still.load(Ordering::Relaxed),
             started: tally.started.load(Ordering::Relaxed),
         };
         let answers = now.answers.wrapping_sub(self.answers);
@@ -203,6 +273,7 @@ impl Seen {
             server_errors: now.server_errors.wrapping_sub(self.server_errors),
             no_answers: now.no_answers.wrapping_sub(self.no_answers),
             broken_off: now.broken_off.wrapping_sub(self.broken_off),
+            stood_still: now.stood_still.wrapping_sub(self.stood_still),
             log_latency: answers & ((1 << SUM_BITS) - 1),
         };
         *self = now;
@@ -299,6 +370,41 @@ mod tests {
         assert_eq!(after(Verdict::ServerError(Duration::ZERO)), (2, 0, 0));
         assert_eq!(after(Verdict::Nothing), (2, 0, 0));
         assert_eq!(after(FAST), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_call_is_judged_by_its_status_at_the_end_and_not_by_its_head() {
+        let tally = Tally::default();
+        for _ in 0..3 {
+            tally.ended(Verdict::Opened(Duration::ZERO));
+            tally.ended(Verdict::Closed(CallEnd::GatewayError));
+        }
+        assert_eq!((tally.runs().gateway_errors, tally.runs().server_errors), (3, 3));
+        tally.ended(Verdict::Opened(Duration::ZERO));
+        assert_eq!(tally.runs().gateway_errors, 3);
+        tally.ended(Verdict::Closed(CallEnd::Well));
+        assert_eq!(tally.runs(), Runs::default());
+    }
+
+    #[test]
+    fn statuses_of_grpc_that_are_the_callers_fault_say_nothing() {
+        let of = |status: &'static str| {
+            let value = http::HeaderValue::from_static(status);
+            CallEnd::of(&Fields::from_iter([(http::HeaderName::from_static("grpc-status"), value)]))
+        };
+        assert_eq!(CallEnd::of(&Fields::new()), None);
+        for (status, end) in [
+            ("0", CallEnd::Well),
+            ("5", CallEnd::Well),
+            ("12", CallEnd::Well),
+            ("2", CallEnd::ServerError),
+            ("13", CallEnd::ServerError),
+            ("4", CallEnd::GatewayError),
+            ("14", CallEnd::GatewayError),
+            ("what", CallEnd::ServerError),
+        ] {
+            assert_eq!(of(status), Some(end), "{status}");
+        }
     }
 
     #[test]

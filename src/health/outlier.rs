@@ -17,7 +17,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::names::ServiceName;
 use crate::endpoint::EndpointId;
 use crate::endpoint::live::LiveEndpoints;
-use crate::endpoint::outlier::{Action, Detector, OutlierSettings, Passive, Why};
+use crate::endpoint::outlier::{Action, Detector, Ejection, OutlierSettings, Passive, WHYS, Why};
 use crate::endpoint::set::{EndpointSet, Member, WARM};
 
 /// How often endpoints are looked at. A pod that fails has this long before it is noticed; a look costs some loads
@@ -72,7 +72,7 @@ pub struct OutlierWatch {
 
 /// How often endpoints of each service were ejected, by reason as in [`Why::ALL`].
 #[derive(Debug, Default)]
-pub struct Ejections(Mutex<BTreeMap<ServiceName, Arc<[AtomicU64; 8]>>>);
+pub struct Ejections(Mutex<BTreeMap<ServiceName, Arc<[AtomicU64; WHYS]>>>);
 
 impl Ejections {
     fn count(&self, service: &ServiceName, why: Why) {
@@ -181,6 +181,8 @@ fn tell(
     match action {
         Action::Eject(why) => {
             let (millis, ejections) = state.detector.ejected(member, settings, now);
+            let until = now.saturating_add(millis);
+            member.endpoint.set_ejection(Some(Ejection { why, until, ejections }));
             counts.count(service, why);
             let seconds = millis as f64 / 1000.0;
             warn!(%service, url, reason = %why, seconds, ejections, available, "endpoint ejected");
@@ -191,6 +193,7 @@ fn tell(
         }
         Action::Admit => {
             state.detector.let_in(member, now);
+            member.endpoint.set_ejection(None);
             info!(%service, url, available, "endpoint is back after its ejection");
         }
     }
@@ -200,6 +203,7 @@ fn tell(
 fn admit_all(endpoints: &LiveEndpoints, set: &EndpointSet) {
     for member in set.members().iter().filter(|member| member.passive != Passive::Admitted) {
         endpoints.set_passive(member.endpoint.id(), Passive::Admitted, 0);
+        member.endpoint.set_ejection(None);
     }
 }
 

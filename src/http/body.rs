@@ -124,6 +124,24 @@ impl Body {
         }
     }
 
+    /// Nothing has come of it for a while: whoever sends it shall know.
+    pub fn stands_still(&mut self) {
+        match self {
+            Self::FromPod(body) => body.stands_still(),
+            Self::FromH2Pod(body) => body.stands_still(),
+            _ => {}
+        }
+    }
+
+    /// Whether [`Self::stands_still`] was said of it.
+    pub fn has_stood_still(&self) -> bool {
+        match self {
+            Self::FromPod(body) => body.has_stood_still(),
+            Self::FromH2Pod(body) => body.has_stood_still(),
+            _ => false,
+        }
+    }
+
     /// Lets what belongs to this body go on while nobody can take pieces of it: a pod may read the
     /// rest of the request only as its answer is read, and the other way round.
     pub fn poll_background(&mut self, cx: &mut Context<'_>) {

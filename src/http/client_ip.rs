@@ -6,10 +6,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::{NonZeroU8, NonZeroUsize};
 
-use http::HeaderMap;
 use ipnet::IpNet;
 
 use super::forwarded::X_FORWARDED_FOR;
+use crate::http::fields::Fields;
 
 /// A set of addresses. A look-up costs a binary search, however many ranges were written.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -138,7 +138,7 @@ impl IpStrategy {
     }
 
     /// Finds the client's address. Several field lines count as one list (RFC 9110 §5.3).
-    pub fn find<'a>(&self, peer: IpAddr, headers: &'a HeaderMap) -> Found<'a> {
+    pub fn find<'a>(&self, peer: IpAddr, headers: &'a Fields) -> Found<'a> {
         let found = match &self.from {
             From::Peer => Found::Addr(peer),
             From::Depth(depth) => {
@@ -158,10 +158,9 @@ impl IpStrategy {
 }
 
 /// Entries of every `X-Forwarded-For` line, from the right.
-fn entries(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+fn entries(headers: &Fields) -> impl Iterator<Item = &str> {
     headers
         .get_all(X_FORWARDED_FOR)
-        .iter()
         .rev()
         // A value that is no text is one entry that is no address.
         .flat_map(|value| value.to_str().unwrap_or("?").rsplit(','))
@@ -206,7 +205,7 @@ mod tests {
     }
 
     fn found(strategy: &IpStrategy, lines: &[&str]) -> String {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for line in lines {
             headers.append(X_FORWARDED_FOR, HeaderValue::try_from(*line).expect("a value"));
         }

@@ -179,6 +179,14 @@ pub enum ProxyError {
         /// Who has to mend what.
         reason: String,
     },
+    /// A WebSocket, which `h2c://` servers cannot be asked for.
+    #[error(
+        "{endpoint}: a WebSocket needs HTTP/1.1, and the server's url says h2c; write http:// or https://"
+    )]
+    NoWebSocket {
+        /// Where to.
+        endpoint: EndpointText,
+    },
     /// The connection ended before a whole response head.
     #[error("{endpoint}: connection ended before a response: {cause}")]
     UpstreamClosed {
@@ -290,6 +298,7 @@ impl ProxyError {
             | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
             | Self::UpstreamTls { .. }
+            | Self::NoWebSocket { .. }
             | Self::UpstreamClosed { .. }
             | Self::BadResponse { .. }
             | Self::UpstreamBody { .. } => StatusCode::BAD_GATEWAY,
@@ -333,6 +342,7 @@ impl ProxyError {
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
+            | Self::NoWebSocket { .. }
             | Self::UpstreamClosed { .. }
             | Self::ResponseHeaderTimeout { .. }
             | Self::BadResponse { .. }
@@ -364,6 +374,7 @@ impl ProxyError {
             Self::NoRoute
             | Self::Misdirected
             | Self::UpstreamTls { .. }
+            | Self::NoWebSocket { .. }
             | Self::RateLimited(_)
             | Self::TooManyInFlight { .. }
             | Self::AddressNotAllowed { .. }
@@ -405,6 +416,7 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::Misdirected => "misdirected",
             Self::UpstreamTls { .. } => "upstream_tls",
+            Self::NoWebSocket { .. } => "no_websocket",
             Self::RateLimited(_) => "rate_limited",
             Self::OutboundLimited { .. } => "outbound_limited",
             Self::TooManyInFlight { .. } => "too_many_in_flight",

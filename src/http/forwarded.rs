@@ -6,11 +6,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::client_ip::IpSet;
 use super::head::RequestHead;
+use crate::http::fields::Fields;
 
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -113,44 +114,47 @@ impl Forwarded {
             HeaderValue::from_maybe_shared(head.authority.clone().into_bytes())
                 .unwrap_or_else(|_| HeaderValue::from_static(""))
         });
-        headers.insert(X_FORWARDED_SERVER, self.server.clone());
+        if trusted {
+            headers.insert(X_FORWARDED_SERVER, self.server.clone());
+        } else {
+            headers.append(X_FORWARDED_SERVER, self.server.clone());
+        }
     }
 
     /// Makes `X-Forwarded-For` one line, adds the peer to it and drops the last of what `Connection` named: just before
     /// the request leaves.
-    pub fn send(&self, headers: &mut HeaderMap, peer: &Peer, named: &[HeaderName]) {
+    pub fn send(&self, headers: &mut Fields, peer: &Peer, named: &[HeaderName]) {
         for name in named {
             if !is_managed(name) {
                 headers.remove(name);
             }
         }
         let own = self.append.then_some(&peer.ip);
-        match headers.entry(X_FORWARDED_FOR) {
-            http::header::Entry::Vacant(entry) => {
-                if let Some(own) = own {
-                    entry.insert(own.clone());
-                }
+        if !headers.contains_key(X_FORWARDED_FOR) {
+            if let Some(own) = own {
+                headers.append(X_FORWARDED_FOR, own.clone());
             }
-            http::header::Entry::Occupied(mut entry) => {
-                // One line, also when nothing is appended: a pod may look at one line only.
-                let mut joined = BytesMut::new();
-                for (index, value) in entry.iter().chain(own).enumerate() {
-                    if index > 0 {
-                        joined.extend_from_slice(b", ");
-                    }
-                    joined.extend_from_slice(value.as_bytes());
-                }
-                if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
-                    entry.insert(value);
-                }
+            return;
+        }
+        // One line, also when nothing is appended: a pod may look at one line only.
+        let mut joined = BytesMut::new();
+        for (index, value) in headers.get_all(X_FORWARDED_FOR).chain(own).enumerate() {
+            if index > 0 {
+                joined.extend_from_slice(b", ");
             }
+            joined.extend_from_slice(value.as_bytes());
+        }
+        if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
+            headers.insert(X_FORWARDED_FOR, value);
         }
     }
 }
 
-fn set_if_absent(headers: &mut HeaderMap, look: bool, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
-    // Without trust the claims are gone already, and a look-up is saved.
-    if !look || headers.get(&name).is_none_or(HeaderValue::is_empty) {
+fn set_if_absent(headers: &mut Fields, look: bool, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
+    if !look {
+        // Without trust the claims are gone already, and look-ups are saved.
+        headers.append(name, value());
+    } else if headers.get(&name).is_none_or(HeaderValue::is_empty) {
         headers.insert(name, value());
     }
 }
@@ -187,7 +191,7 @@ fn is_claim(name: &str) -> bool {
     }
 }
 
-fn drop_claims(headers: &mut HeaderMap) {
+fn drop_claims(headers: &mut Fields) {
     let claims: SmallVec<[HeaderName; 4]> =
         headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
@@ -217,7 +221,7 @@ mod tests {
     }
 
     fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -291,7 +295,7 @@ mod tests {
         rules.append = false;
         rules.receive(&mut head, PORT, &peer(), Kind::Plain, &[]);
         rules.send(&mut head.headers, &peer(), &[]);
-        let lines: Vec<_> = head.headers.get_all("x-forwarded-for").iter().collect();
+        let lines: Vec<_> = head.headers.get_all("x-forwarded-for").collect();
         assert_eq!(lines, ["1.2.3.4, 5.6.7.8, 9.9.9.9"]);
     }
 

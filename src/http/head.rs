@@ -1,8 +1,9 @@
 //! Heads of requests and responses, free of the protocol that carried them.
 
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
 use crate::http::body::Body;
+use crate::http::fields::Fields;
 use crate::http::text::Text;
 
 /// A request's head, after the codec has checked its framing and its authority.
@@ -20,7 +21,7 @@ pub struct RequestHead {
     pub version: Version,
     /// Every field but `Host`, which is `authority`. Framing fields (`Content-Length`,
     /// `Transfer-Encoding`) and hop-by-hop fields are not in it: the body knows its own length.
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// A response's head.
@@ -29,7 +30,7 @@ pub struct ResponseHead {
     /// 200 to 999; interim answers never get this far.
     pub status: StatusCode,
     /// Without framing and hop-by-hop fields, as in [`RequestHead::headers`].
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// A request on its way to an endpoint.
@@ -53,6 +54,6 @@ pub struct Response {
 impl Response {
     /// A response without fields.
     pub fn new(status: StatusCode, body: Body) -> Self {
-        Self { head: ResponseHead { status, headers: HeaderMap::new() }, body }
+        Self { head: ResponseHead { status, headers: Fields::new() }, body }
     }
 }

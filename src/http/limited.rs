@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::common::names::MiddlewareName;
+use crate::http::fields::Fields;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -122,7 +123,7 @@ impl LimitAnswer {
     }
 
     /// Tells the client where it stands.
-    pub fn tell(&self, standing: &Standing, headers: &mut HeaderMap) {
+    pub fn tell(&self, standing: &Standing, headers: &mut Fields) {
         let Some(window) = self.windows.get(standing.window) else { return };
         let reset = whole_seconds(standing.reset);
         if self.fields.standard {
@@ -140,7 +141,7 @@ impl LimitAnswer {
     }
 
     /// Adds the fields of a refusal.
-    pub fn refuse(&self, limited: &Limited, headers: &mut HeaderMap) {
+    pub fn refuse(&self, limited: &Limited, headers: &mut Fields) {
         if let Some(wait) = limited.retry_after {
             // Whole seconds, rounded up (RFC 9110 §10.2.3); and Traefik's own field beside it.
             headers.insert(RETRY_AFTER, seconds_value(whole_seconds(wait)));
@@ -279,7 +280,7 @@ mod tests {
 
     #[test]
     fn clients_are_told_where_they_stand_in_the_tightest_window() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         let standing = Standing { window: 1, remaining: 17, reset: Duration::from_millis(61_200) };
         answer(LimitFields { standard: true, legacy: true }).tell(&standing, &mut headers);
         let mut told: Vec<_> = headers
@@ -305,7 +306,7 @@ mod tests {
         let mut limited =
             Limited { answer: Arc::new(answer(LimitFields::default())), retry_after: None, standing };
         assert_eq!(limited.to_string(), "m (day)");
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         limited.answer.refuse(&limited, &mut headers);
         assert!(headers.is_empty(), "what never passes is not told to wait");
         limited.retry_after = Some(Duration::from_millis(12_000));

@@ -7,6 +7,7 @@ pub mod body;
 pub mod client_ip;
 pub mod copy;
 pub mod error;
+pub mod fields;
 pub mod forwarded;
 pub mod h1;
 pub mod h2;

@@ -184,10 +184,10 @@ impl Matcher {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/')),
             Self::PathRegexp(pattern) => pattern.matches(subject.path.as_bytes()),
             Self::Header(name, value) => {
-                subject.headers.get_all(name).iter().any(|line| line.as_bytes() == value.as_bytes())
+                subject.headers.get_all(name).any(|line| line.as_bytes() == value.as_bytes())
             }
             Self::HeaderRegexp(name, pattern) => {
-                subject.headers.get_all(name).iter().any(|line| pattern.matches(line.as_bytes()))
+                subject.headers.get_all(name).any(|line| pattern.matches(line.as_bytes()))
             }
             Self::Method(method) => subject.method == method,
             Self::Query(name, value) => query::has(subject.query, name, value),
@@ -210,7 +210,6 @@ impl Matcher {
                 let lines: Vec<Cow<'_, str>> = subject
                     .headers
                     .get_all(name)
-                    .iter()
                     .map(|line| String::from_utf8_lossy(line.as_bytes()))
                     .collect();
                 match lines.len() {

@@ -15,7 +15,7 @@ mod table;
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use crate::http::fields::Fields;
 
 pub use error::{Remark, RemarkKind, RuleError};
 pub use explain::{Explained, Part};
@@ -34,7 +34,7 @@ pub struct Subject<'a> {
     /// As the client wrote it.
     pub method: &'a str,
     /// Without `Host`.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Fields,
     /// The peer's address, after PROXY protocol; IPv4 never in its IPv6-mapped form.
     pub client_ip: IpAddr,
 }

@@ -186,10 +186,11 @@ impl fmt::Display for Expr {
 mod tests {
     use std::net::IpAddr;
 
-    use http::{HeaderMap, HeaderName, HeaderValue};
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::fields::Fields;
     use crate::matcher::RemarkKind;
 
     /// `METHOD host/path?query`, then header lines.
@@ -200,7 +201,7 @@ mod tests {
             None => (rest, None),
         };
         let (host, path) = target.split_at(target.find('/').expect("a path"));
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for (name, value) in lines {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
             headers.append(name, HeaderValue::from_str(value).expect("a value"));

@@ -328,10 +328,10 @@ mod tests {
     use std::cmp::Reverse;
     use std::net::{IpAddr, Ipv4Addr};
 
-    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::fields::Fields;
     use crate::matcher::PathMatching;
 
     fn table(routers: &[(&str, i64, &str)]) -> RouterTable<String> {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     fn ask<'a>(table: &'a RouterTable<String>, host: &str, path: &str) -> Option<&'a str> {
-        let headers = HeaderMap::new();
+        let headers = Fields::new();
         let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let subject = Subject { host, path, query: None, method: "GET", headers: &headers, client_ip };
         table.lookup(&subject).map(String::as_str)
@@ -374,7 +374,7 @@ mod tests {
             ("Host(`*.test`)||Path(`/é`)", 0, "bytes"),
         ]);
         assert_eq!(ask(&table, "a.test", "/"), Some("bytes"));
-        let headers = HeaderMap::new();
+        let headers = Fields::new();
         let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let subject =
             Subject { host: "a.test", path: "/", query: None, method: "GET", headers: &headers, client_ip };
@@ -495,7 +495,7 @@ mod tests {
                 routers.push((rule, priority, name.clone(), name));
             }
             let table = RouterTable::new(routers);
-            let headers = HeaderMap::new();
+            let headers = Fields::new();
             for (host, path, method) in requests {
                 let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
                 let subject = Subject { host, path, query: None, method, headers: &headers, client_ip };

@@ -281,6 +281,20 @@ impl Drop for Passed {
 }
 
 impl CircuitBreaker {
+    /// What it does when, for people.
+    pub fn describe(&self) -> [String; 2] {
+        let time = |millis| HumanDuration(Duration::from_millis(millis));
+        [
+            format!(
+                "open for {} when its expression is true of the last 10 s with {} requests or more: {}",
+                time(self.fallback),
+                self.min_requests,
+                self.code
+            ),
+            format!("then for {} a growing share, {} at once", time(self.recovery), self.max_probes),
+        ]
+    }
+
     /// Lets a request through or refuses it. `random` is evenly distributed over all of `u64`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use http::header::{
     CONTENT_SECURITY_POLICY_REPORT_ONLY, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
     STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS, X_XSS_PROTECTION,
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use serde::Deserialize;
 use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::http::body::Body;
+use crate::http::fields::Fields;
 use crate::http::forwarded::X_FORWARDED_FOR;
 use crate::http::head::{RequestHead, Response, ResponseHead};
 use crate::http::text::Text;
@@ -538,7 +539,7 @@ impl Cors {
         Some(response)
     }
 
-    fn on_response(&self, context: &LinkContext, headers: &mut HeaderMap) {
+    fn on_response(&self, context: &LinkContext, headers: &mut Fields) {
         if let Some(allowed) = self.allowed(context.origin.as_ref()) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         }
@@ -571,7 +572,7 @@ impl Cors {
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// Adds `Origin` to the one line of `Vary`, as Traefik does.
-fn vary_by_origin(headers: &mut HeaderMap) {
+fn vary_by_origin(headers: &mut Fields) {
     let mut joined = BytesMut::new();
     for line in headers.get_all(VARY) {
         joined.extend_from_slice(line.as_bytes());
@@ -583,8 +584,8 @@ fn vary_by_origin(headers: &mut HeaderMap) {
     }
 }
 
-fn names_origin(headers: &HeaderMap) -> bool {
-    headers.get_all(VARY).iter().any(|line| {
+fn names_origin(headers: &Fields) -> bool {
+    headers.get_all(VARY).any(|line| {
         line.as_bytes()
             .split(|byte| *byte == b',')
             .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"origin"))
@@ -592,7 +593,7 @@ fn names_origin(headers: &HeaderMap) -> bool {
 }
 
 impl Sts {
-    fn is_secure(&self, headers: &HeaderMap) -> bool {
+    fn is_secure(&self, headers: &Fields) -> bool {
         self.secure_by.iter().any(|(name, value)| headers.get(name) == Some(value))
     }
 }
@@ -631,7 +632,7 @@ mod tests {
         head
     }
 
-    fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    fn text<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
         headers.get(name).map(|value| value.to_str().expect("ASCII"))
     }
 
@@ -642,7 +643,7 @@ mod tests {
         let mut head = request("/", &[("X-Old", "1"), ("X-Old", "2"), ("X-Gone", "1")]);
         run(&link, &mut context(), &mut head);
         assert_eq!(text(&head.headers, "x-new"), Some("a"));
-        assert_eq!(head.headers.get_all("x-old").iter().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(head.headers.get_all("x-old").collect::<Vec<_>>(), ["b"]);
         assert_eq!(text(&head.headers, "x-gone"), None);
         assert_eq!(head.authority.as_str(), "other.test");
         assert_eq!(text(&head.headers, "host"), None, "Host never stands among the fields");
@@ -732,7 +733,7 @@ mod tests {
         assert_eq!(text(&run(&development, &mut tls, &mut request("/", &[])).headers, NAME), None);
     }
 
-    fn preflight(link: &Edit, origin: &str) -> HeaderMap {
+    fn preflight(link: &Edit, origin: &str) -> Fields {
         let mut head = request("/", &[("Origin", origin), ("Access-Control-Request-Method", "PUT")]);
         head.method = Method::OPTIONS;
         match link.on_request(&mut context(), &mut head) {
@@ -838,7 +839,7 @@ mod tests {
             let mut head = response(&fields);
             link.on_response(&context(), &mut head);
             let lines: Vec<_> =
-                head.headers.get_all(VARY).iter().map(|line| line.to_str().expect("ASCII")).collect();
+                head.headers.get_all(VARY).map(|line| line.to_str().expect("ASCII")).collect();
             lines.join(", ")
         };
         assert_eq!(vary(&[]), "Origin");

@@ -45,7 +45,7 @@ pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBr
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};
 pub use ip_allow_list::{IpAllowList, IpAllowListConfig};
-pub use rate_limit::{Admission, BucketScope, LimitNote, Question, RateLimit, RateLimitConfig};
+pub use rate_limit::{Admission, BucketScope, LimitNote, Question, RateLimit, RateLimitConfig, TakenFrom};
 pub use redirect_scheme::{Lasts, RedirectScheme, RedirectSchemeConfig};
 pub use retry::{Retry, RetryConfig, StatusText};
 pub use source::{IpStrategyConfig, Source, SourceCriterionConfig, compile_ranges};

@@ -27,12 +27,12 @@ use crate::http::client_ip::IpStrategy;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::limited::{LimitAnswer, LimitFields, Limited, Standing};
-use crate::limit::redis::SharedLimit;
+use crate::limit::redis::{GivesBack, Receipt, SharedLimit};
 use crate::limit::{
     Bound, DEFAULT_MAX_KEYS, Decision, KeyBytes, LimitKey, LocalLimit, Part, Show, Taken, nanos,
 };
 
-use super::redis::RedisConfig;
+use super::redis::{RedisConfig, RedisMode};
 use super::retry::StatusText;
 use super::source::{Source, SourceCriterionConfig};
 use super::{CompileContext, Flow, LinkContext};
@@ -165,9 +165,12 @@ impl RateLimitConfig {
             let keys = self.max_keys.and_then(|keys| usize::try_from(keys).ok()).and_then(NonZeroUsize::new);
             redis.compile(keys.unwrap_or(DEFAULT_MAX_KEYS), &at.key("redis"), cx.problems)
         });
-        if self.redis.is_some() && !self.count_status.is_empty() {
-            let problem = Problem::error(&at.key("countStatus"), "countStatus does not work with redis yet");
-            cx.problems.push(problem.hint("leave out redis, and each replica counts on its own"));
+        let leased = self.redis.as_ref().is_some_and(|redis| redis.mode == Some(RedisMode::Lease));
+        if leased && !self.count_status.is_empty() {
+            // What a lease has given away is told in sums, from which nothing can be given back exactly.
+            let problem =
+                Problem::error(&at.key("countStatus"), "countStatus does not work with mode: lease");
+            cx.problems.push(problem.hint("write mode: exact in redis"));
         }
         let own = PlanConfig {
             average: self.average,
@@ -235,8 +238,10 @@ impl RateLimitConfig {
                 }
             };
             let shared = redis.as_ref().filter(|_| local.is_some());
-            let shared =
-                shared.map(|redis| Box::new(redis.bind(&store_name, windows.limit(), &mut cx.stores.redis)));
+            let gives_back = if count.is_some() { GivesBack::Perhaps } else { GivesBack::No };
+            let shared = shared.map(|redis| {
+                Box::new(redis.bind(&store_name, windows.limit(), gives_back, &mut cx.stores.redis))
+            });
             Bucket { local, shared, answer: Arc::new(answer) }
         };
         let base = bind(&windows);
@@ -449,10 +454,30 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct LimitNote {
     number: u64,
-    key: LimitKey,
     answer: Arc<LimitAnswer>,
     standing: Standing,
-    taken: Taken,
+    /// What may be given back.
+    taken: Option<TakenFor>,
+}
+
+/// What was taken for a request.
+#[derive(Debug)]
+struct TakenFor {
+    /// What it counts as.
+    key: KeyBytes,
+    cost: u64,
+    from: TakenFrom,
+}
+
+/// Where it was taken from.
+#[derive(Debug)]
+pub enum TakenFrom {
+    /// From nowhere that it could be given back to.
+    Nowhere,
+    /// From the buckets in memory.
+    Memory(Taken),
+    /// From those that replicas share.
+    Shared(Receipt),
 }
 
 impl RateLimit {
@@ -486,20 +511,20 @@ impl RateLimit {
         let now = nanos(context.now);
         if self.0.count.is_some() {
             let (decision, taken) = question.local.take(now, question.key, question.cost);
-            self.answer(context, &question, decision, taken)
+            self.answer(context, &question, decision, TakenFrom::Memory(taken))
         } else {
             let decision = question.local.decide(now, question.key, question.cost);
-            self.answer(context, &question, decision, Taken::default())
+            self.answer(context, &question, decision, TakenFrom::Nowhere)
         }
     }
 
-    /// What follows from a decision, wherever it was made. `taken` is what can be given back.
+    /// What follows from a decision, wherever it was made. `from` is where it can be given back to.
     pub fn answer(
         &self,
         context: &mut LinkContext,
         question: &Question<'_>,
         decision: Decision,
-        taken: Taken,
+        from: TakenFrom,
     ) -> Admission {
         let rules = &*self.0;
         let answer = &question.bucket.answer;
@@ -522,9 +547,12 @@ impl RateLimit {
         }
         let tells = answer.fields != LimitFields::default() && !rules.shadow;
         if tells || rules.count.is_some() {
+            let taken = rules.count.is_some().then(|| {
+                let (key, cost) = (question.bytes.clone(), question.cost);
+                TakenFor { key, cost, from }
+            });
             let answer = Arc::clone(answer);
-            let note = LimitNote { number: rules.number, key: question.key, answer, standing, taken };
-            context.limits.push(note);
+            context.limits.push(LimitNote { number: rules.number, answer, standing, taken });
         }
         match decision.wait {
             0 => Admission::Pass,
@@ -551,9 +579,9 @@ impl RateLimit {
         // A request that is sent again passes more than once; the last note is of this time.
         let Some(note) = context.limits.iter().rev().find(|note| note.number == rules.number) else { return };
         let mut standing = note.standing;
-        if rules.count.is_some() && !rules.count.contains(head.status) {
-            rules.give_back(note, nanos(clock::instant()));
-            standing.remaining = standing.remaining.saturating_add(note.taken.cost());
+        if let Some(taken) = note.taken.as_ref().filter(|_| !rules.count.contains(head.status)) {
+            rules.give_back(&note.answer, taken, nanos(clock::instant()));
+            standing.remaining = standing.remaining.saturating_add(taken.cost);
         }
         if !rules.shadow {
             note.answer.tell(&standing, &mut head.headers);
@@ -622,14 +650,17 @@ impl Rules {
         }
     }
 
-    fn give_back(&self, note: &LimitNote, now: u64) {
-        let buckets = self.plans.iter().flat_map(|(_, buckets)| buckets).chain([&self.base]);
-        for bucket in buckets {
-            if Arc::ptr_eq(&bucket.answer, &note.answer)
-                && let Some(local) = &bucket.local
-            {
-                local.give_back(now, note.key, &note.taken);
+    fn give_back(&self, answer: &Arc<LimitAnswer>, taken: &TakenFor, now: u64) {
+        let mut buckets = self.plans.iter().flat_map(|(_, buckets)| buckets).chain([&self.base]);
+        let Some(bucket) = buckets.find(|bucket| Arc::ptr_eq(&bucket.answer, answer)) else { return };
+        match (&taken.from, &bucket.local, &bucket.shared) {
+            (TakenFrom::Memory(from), Some(local), _) => {
+                local.give_back(now, LimitKey::of_bytes(&taken.key), from);
             }
+            (TakenFrom::Shared(receipt), _, Some(shared)) => {
+                shared.give_back(now, &taken.key, taken.cost, receipt);
+            }
+            (TakenFrom::Nowhere | TakenFrom::Memory(_) | TakenFrom::Shared(_), _, _) => {}
         }
     }
 }
@@ -712,7 +743,7 @@ mod tests {
             ("{average: 1, burst: -1}", "rateLimit.burst"),
             ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
             ("{average: 1, redis: {endpoints: ['']}}", "rateLimit.redis.endpoints[0]"),
-            ("{average: 1, redis: {}, countStatus: ['401']}", "rateLimit.countStatus"),
+            ("{average: 1, redis: {mode: lease}, countStatus: ['401']}", "rateLimit.countStatus"),
             (
                 "{average: 1, sourceCriterion: {requestHeaderName: Host}}",
                 "rateLimit.sourceCriterion.requestHeaderName",
@@ -909,7 +940,7 @@ mod tests {
         assert!(passes(&link, &mut context, "/", &[]));
         let error = link.on_request(&mut context, &mut request("/", &[])).expect_err("too soon");
         let ProxyError::RateLimited(limited) = &error else { panic!("{error:?}") };
-        let mut headers = http::HeaderMap::new();
+        let mut headers = crate::http::fields::Fields::new();
         limited.answer.refuse(limited, &mut headers);
         assert_eq!(error.status(), 503);
         assert_eq!(limited.answer.body.as_deref(), Some(&b"{\"error\": \"slow down\"}"[..]));

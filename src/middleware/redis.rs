@@ -12,7 +12,7 @@ use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::common::units::HumanDuration;
 use crate::limit::Limit;
 use crate::limit::redis::{
-    Address, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use,
+    Address, GivesBack, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use, Verify,
 };
 
 /// Redis's port.
@@ -93,7 +93,8 @@ pub struct RedisTlsConfig {
     pub cert: Option<String>,
     /// Its key.
     pub key: Option<String>,
-    /// Only `false`, the default: Redis's certificate is always looked at.
+    /// Takes any certificate, whoever it belongs to: anybody on the way can read and change what is said. Default
+    /// `false`.
     pub insecure_skip_verify: bool,
 }
 
@@ -257,21 +258,28 @@ pub struct Redis {
 
 impl Redis {
     /// Puts the buckets of a limit there.
-    pub fn bind(&self, name: &str, limit: Arc<Limit>, registry: &mut Registry) -> SharedLimit {
+    pub fn bind(
+        &self,
+        name: &str,
+        limit: Arc<Limit>,
+        gives_back: GivesBack,
+        registry: &mut Registry,
+    ) -> SharedLimit {
         let units = limit.windows().iter().map(|window| (&window.name, window.quota));
         let views = registry.views(name, &format!("{:?}", units.collect::<Vec<_>>()));
-        let how = self.how(&limit);
+        let how = self.how(&limit, gives_back);
         SharedLimit::new(registry.backend(&self.settings), name, limit, views, how)
     }
 
-    fn how(&self, limit: &Limit) -> Use {
+    fn how(&self, limit: &Limit, gives_back: GivesBack) -> Use {
         let burst = limit.windows().iter().map(|window| window.quota.burst()).min();
         let lease = self.lease.unwrap_or(burst.unwrap_or(1) / 10);
         let mode = match self.mode {
             RedisMode::Exact => Mode::Exact,
             RedisMode::Lease => Mode::Lease(NonZeroU64::new(lease).unwrap_or(NonZeroU64::MIN)),
         };
-        Use { mode, on_failure: self.on_failure, replicas: self.replicas, max_keys: self.max_keys }
+        let (on_failure, replicas, max_keys) = (self.on_failure, self.replicas, self.max_keys);
+        Use { mode, on_failure, replicas, max_keys, gives_back }
     }
 }
 
@@ -284,16 +292,16 @@ impl RedisTlsConfig {
         let (_, ca) = read("ca", &self.ca);
         let (has_cert, cert) = read("cert", &self.cert);
         let (has_key, key) = read("key", &self.key);
-        if self.insecure_skip_verify {
-            let at = at.key("insecureSkipVerify");
-            let problem = Problem::error(&at, "Redis without a look at its certificate is not supported");
-            problems.push(problem.hint("write its certificate, or whoever signed it, as ca"));
+        let verify = if self.insecure_skip_verify { Verify::No } else { Verify::Yes };
+        if self.insecure_skip_verify && ca.is_some() {
+            let problem = Problem::error(&at.key("insecureSkipVerify"), "with it nobody looks at ca");
+            problems.push(problem.hint("leave out one of them: insecureSkipVerify, rather"));
         }
         if has_cert != has_key {
             problems.error(at, "cert and key belong together");
         }
         let client = cert.zip(key).map(|(cert, key)| (cert, Secret::new(&key)));
-        Tls { ca, client }
+        Tls { ca, client, verify }
     }
 }
 
@@ -338,7 +346,7 @@ mod tests {
         let not_zero = |number| NonZeroU64::new(number).expect("not zero");
         let quota = Quota::new(not_zero(1), Duration::from_secs(1), not_zero(50));
         let limit = Limit::new([Window { name: "default".into(), quota }]);
-        compiled.map(|redis| (redis.settings.clone(), redis.how(&limit))).ok_or(paths)
+        compiled.map(|redis| (redis.settings.clone(), redis.how(&limit, GivesBack::No))).ok_or(paths)
     }
 
     #[test]
@@ -385,7 +393,7 @@ mod tests {
             ("{sentinel: {masterName: m}, cluster: true}", "redis.cluster"),
             ("{tls: {ca: /nowhere/ca.pem}}", "redis.tls.ca"),
             ("{tls: {cert: '-----BEGIN X'}}", "redis.tls"),
-            ("{tls: {insecureSkipVerify: true}}", "redis.tls.insecureSkipVerify"),
+            ("{tls: {ca: '-----BEGIN X', insecureSkipVerify: true}}", "redis.tls.insecureSkipVerify"),
         ] {
             assert_eq!(compile(text).err(), Some(vec![path.to_owned()]), "{text}");
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ use crate::common::jitter::full_jitter;
 use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem};
 use crate::common::units::HumanDuration;
+use crate::http::fields::Fields;
 
 use super::CompileContext;
 
@@ -193,7 +194,7 @@ impl Retry {
     ///
     /// # Errors
     /// Longer than a retry may wait.
-    pub fn asked_for(&self, headers: &HeaderMap, now: SystemTime) -> Result<Duration, TooLong> {
+    pub fn asked_for(&self, headers: &Fields, now: SystemTime) -> Result<Duration, TooLong> {
         let Some(max) = self.max_retry_after else { return Ok(Duration::ZERO) };
         let Some(text) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
             return Ok(Duration::ZERO);
@@ -275,7 +276,7 @@ mod tests {
     #[test]
     fn a_pods_retry_after_is_kept_within_its_bound() {
         let asked = |options: &str, value: &'static str| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))]);
+            let headers = Fields::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(value))]);
             // One minute before the date below.
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 60);
             retry(options).asked_for(&headers, now)

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::common::clock;
 use crate::common::names::{MiddlewareName, RouterName};
 use crate::common::problem::{ConfigPath, Problems, Severity};
+use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 use crate::limit::Stores;
@@ -108,8 +109,8 @@ pub(super) fn response(fields: &[(&str, &str)]) -> ResponseHead {
     ResponseHead { status: StatusCode::OK, headers: headers(fields) }
 }
 
-fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn headers(fields: &[(&str, &str)]) -> Fields {
+    let mut headers = Fields::new();
     for (name, value) in fields {
         let name = HeaderName::try_from(*name).expect("a name");
         headers.append(name, HeaderValue::try_from(*value).expect("a value"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::admit::Place;
@@ -16,8 +16,10 @@ use super::outcome;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::endpoint::Endpoint;
+use crate::endpoint::outlier::QUIET;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::forwarded::Peer;
 use crate::http::h1::server::ServerConn;
 use crate::http::h2::server::ServerStream;
@@ -104,7 +106,7 @@ pub enum Downstream<'a> {
 
 impl Downstream<'_> {
     /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
-    pub fn send_interim(self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(self, status: StatusCode, headers: &Fields) {
         match self {
             Self::H1(conn) => conn.send_interim(status, headers),
             Self::Nobody => {}
@@ -248,6 +250,8 @@ pub struct Ending {
     pub started: Instant,
     /// How long nothing may move; milliseconds, 0 for ever.
     pub idle_timeout: Millis,
+    /// After how long without a byte its answer stands still; milliseconds, 0 for never.
+    pub quiet: Millis,
     /// When it must be over.
     pub deadline: Millis,
     client_deadline: Millis,
@@ -305,6 +309,8 @@ impl Ending {
         Self {
             started,
             idle_timeout: exchange.idle_timeout,
+            // Streams are quiet at times.
+            quiet: if is_stream(protocol) { 0 } else { QUIET },
             // Streams are long; only their client may say how long.
             deadline: if is_stream(protocol) { exchange.client_deadline } else { exchange.deadline },
             client_deadline: exchange.client_deadline,
@@ -337,6 +343,7 @@ impl Ending {
         Self {
             started,
             idle_timeout: 0,
+            quiet: 0,
             deadline: Millis::MAX,
             client_deadline: Millis::MAX,
             failure: Some(End::from(error)),
@@ -394,7 +401,7 @@ fn is_stream(protocol: Protocol) -> bool {
     }
 }
 
-fn protocol(exchange: &Exchange<'_>, headers: &HeaderMap) -> Protocol {
+fn protocol(exchange: &Exchange<'_>, headers: &Fields) -> Protocol {
     if exchange.upgrade.is_some() {
         return Protocol::WebSocket;
     }

@@ -27,6 +27,7 @@ use crate::common::clock::{self, Millis};
 use crate::common::jitter::full_jitter;
 use crate::common::timer::{Slot, deadline, limit};
 use crate::endpoint::lobby::Ticket;
+use crate::endpoint::outlier::Passive;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
@@ -35,7 +36,7 @@ use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wa
 use crate::http::h1::memory;
 use crate::http::h2;
 use crate::http::head::{Request, RequestHead, Response};
-use crate::snapshot::{Balanced, Internal, Service, ServiceKind, Transport};
+use crate::snapshot::{Balanced, Internal, Service, ServiceKind};
 use crate::telemetry::metrics::{ConnectOutcome, RetryReason};
 use crate::upstream::h2::{self as shared, Found, Fresh};
 use crate::upstream::{Dial, Pool, PoolLimits, is_gone};
@@ -86,19 +87,16 @@ pub async fn forward<'a>(
         exchange.attempts += 1;
         if let Some(outbound) = &balanced.outbound {
             // Its future would make that of every exchange larger.
-            Box::pin(pace::service_turn(exchange, service, outbound)).await?;
+            Box::pin(pace::service_turn(exchange, exchange.slot, service, outbound)).await?;
         }
         let admission = admit::admit(exchange, exchange.slot, service, balanced, aim, fresh_only).await?;
         if let Some(outbound) = &balanced.outbound {
-            Box::pin(pace::endpoint_turn(exchange, service, outbound, &admission.endpoint)).await?;
+            Box::pin(pace::endpoint_turn(exchange, exchange.slot, service, outbound, &admission.endpoint))
+                .await?;
         }
         exchange.tried.push(Arc::clone(&admission.endpoint));
         let outcome = match &balanced.hedge {
-            Some(hedge)
-                if limit > exchange.attempts
-                    && !fresh_only
-                    && may_hedge(exchange, balanced, &head, &body) =>
-            {
+            Some(hedge) if limit > exchange.attempts && !fresh_only && may_hedge(exchange, &head, &body) => {
                 // A rare thing whose future would make that of every exchange larger.
                 Box::pin(hedge::run(exchange, service, balanced, hedge, aim, admission, &mut head, &plain))
                     .await
@@ -162,6 +160,7 @@ pub async fn forward<'a>(
                 return Err(failure.error);
             }
             let reason = match &failure.error {
+                _ if failure.paid => RetryReason::Stalled,
                 ProxyError::Connect { .. } => RetryReason::Connect,
                 ProxyError::ConnectTimeout { .. } => RetryReason::ConnectTimeout,
                 ProxyError::UpstreamTls { .. } => RetryReason::Tls,
@@ -170,7 +169,7 @@ pub async fn forward<'a>(
                 ProxyError::AttemptTimeout { .. } => RetryReason::AttemptTimeout,
                 _ => return Err(failure.error),
             };
-            if written {
+            if written && !failure.paid {
                 if !may_retry(exchange, reason) {
                     return Err(failure.error);
                 }
@@ -180,7 +179,7 @@ pub async fn forward<'a>(
             fresh_only = false;
             pause(exchange, balanced).await;
         }
-        if let Some(kind) = timeout_kind(&failure.error) {
+        if let Some(kind) = timeout_kind(&failure.error).filter(|_| !failure.paid) {
             exchange.core.metrics.timed_out(kind);
         }
         tracing::debug!(service = %service.name, error = %failure.error, "trying again");
@@ -189,11 +188,9 @@ pub async fn forward<'a>(
 }
 
 /// Whether a second try beside the first can do no harm.
-fn may_hedge(exchange: &Exchange<'_>, balanced: &Balanced, head: &RequestHead, body: &Body) -> bool {
+fn may_hedge(exchange: &Exchange<'_>, head: &RequestHead, body: &Body) -> bool {
     exchange.attempts == exchange.attempts_before + 1
         && exchange.upgrade.is_none()
-        // A second try would have to wait for its turn, too.
-        && balanced.outbound.is_none()
         && matches!(body, Body::Empty)
         && is_idempotent(&head.method)
 }
@@ -213,8 +210,7 @@ fn learn(core: usize, balanced: &Balanced, took: Duration) {
 /// Waits before a try at an endpoint that has failed this request already, when there is no other.
 async fn pause(exchange: &Exchange<'_>, balanced: &Balanced) {
     let interval = balanced.retry_interval;
-    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
-    if interval == 0 || balance::leaves_any(&balanced.endpoints.load(), &tried) {
+    if interval == 0 || leaves_others(exchange, balanced) {
         return;
     }
     let longest = Duration::from_millis(interval) * 2_u32.pow(exchange.attempts.saturating_sub(1).min(5));
@@ -251,8 +247,17 @@ pub(super) struct Failure {
     stale: bool,
     /// See [`ExchangeError::cut`].
     cut: bool,
+    /// Its endpoint was given up, and the next try is counted already.
+    paid: bool,
     /// It had no place for a connection after all, and waits for one again.
     crowded: bool,
+}
+
+impl Failure {
+    /// It got no turn.
+    pub(super) fn without_turn(error: ProxyError) -> Self {
+        Self { error, body: None, written: false, stale: false, cut: false, paid: false, crowded: false }
+    }
 }
 
 /// A try that gave an answer.
@@ -287,6 +292,21 @@ pub(super) async fn attempt(
     let transport = &balanced.transport;
     let Admission { endpoint, place, ticket } = admission;
     let endpoint = &endpoint;
+    if let Some(protocol) = &exchange.upgrade
+        && endpoint.url().scheme() == Scheme::H2c
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    {
+        let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
+        return Err(Failure {
+            error,
+            body: None,
+            written: false,
+            stale: false,
+            cut: false,
+            paid: false,
+            crowded: false,
+        });
+    }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
     let over = match own.unwrap_or(transport.attempt_timeout) {
@@ -319,6 +339,7 @@ pub(super) async fn attempt(
                 written: false,
                 stale: false,
                 cut: false,
+                paid: false,
                 crowded,
             });
         }
@@ -327,13 +348,17 @@ pub(super) async fn attempt(
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
-    let mut interim = |status: StatusCode, headers: &http::HeaderMap| {
+    let mut interim = |status: StatusCode, headers: &crate::http::fields::Fields| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
             client.send_interim(status, headers);
         }
     };
+    // What has waited for a silent endpoint goes to another one.
+    let in_vain = || is_in_vain(exchange, balanced, endpoint);
+    let again = repeatable && may_try_again(exchange, balanced);
     let wants = Wants {
+        in_vain: again.then_some(&in_vain),
         upgrade: exchange.upgrade.as_ref().map(http::HeaderValue::as_bytes),
         expect_continue: exchange.expects_continue,
         interim: &mut interim,
@@ -357,7 +382,7 @@ pub(super) async fn attempt(
             if balanced.balancer.wants_latency() {
                 observe(endpoint, head.status, took);
             }
-            attempt.end(Outcome::Answered { status: head.status, latency: took });
+            attempt.end(Outcome::of_answer(&head, &body, exchange.grpc.is_some(), took));
             Ok(Answered { response: Response { head, body }, place, took })
         }
         Err(ExchangeError { cause, written, reused, cut, body }) => {
@@ -365,6 +390,7 @@ pub(super) async fn attempt(
                 // As a pod does that is being stopped, and whatever stands before one that is gone.
                 core.suspect(endpoint.id(), Suspicion::Refused);
             }
+            let paid = matches!(cause, ExchangeCause::InVain);
             let endpoint = endpoint.text();
             let error = match cause {
                 ExchangeCause::Closed(cause) => ProxyError::UpstreamClosed { endpoint, cause },
@@ -372,6 +398,7 @@ pub(super) async fn attempt(
                 ExchangeCause::RequestBody(error) => client_error(error),
                 ExchangeCause::HeaderTimeout => ProxyError::ResponseHeaderTimeout { endpoint },
                 ExchangeCause::IdleTimeout => ProxyError::IdleTimeout { endpoint },
+                ExchangeCause::InVain => ProxyError::AttemptTimeout { endpoint },
                 ExchangeCause::Deadline if over < exchange.deadline => {
                     ProxyError::AttemptTimeout { endpoint }
                 }
@@ -382,9 +409,30 @@ pub(super) async fn attempt(
             let stale = reused && closed && !(shared && written);
             attempt.end(if stale { Outcome::Stale } else { Outcome::of(&error) });
             let again = closed || matches!(error, ProxyError::AttemptTimeout { .. });
-            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, crowded: false })
+            Err(Failure { error, body: body.filter(|_| again), written, stale, cut, paid, crowded: false })
         }
     }
+}
+
+/// Whether there may be one more try.
+fn may_try_again(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
+    exchange.attempts < limit
+}
+
+/// Whether another endpoint could be tried.
+fn leaves_others(exchange: &Exchange<'_>, balanced: &Balanced) -> bool {
+    let tried: SmallVec<[EndpointId; 4]> = exchange.tried.iter().map(|endpoint| endpoint.id()).collect();
+    balance::leaves_any(&balanced.endpoints.load(), &tried)
+}
+
+/// Whether an endpoint has been ejected because it is silent, while another one could answer, within the retry budget.
+fn is_in_vain(exchange: &Exchange<'_>, balanced: &Balanced, endpoint: &Endpoint) -> bool {
+    let set = balanced.endpoints.load();
+    set.member(endpoint.id()).is_some_and(|member| member.passive == Passive::Ejected)
+        && endpoint.ejection().is_some_and(|ejection| ejection.why.is_silence())
+        && leaves_others(exchange, balanced)
+        && balanced.budget.try_retry(clock::now())
 }
 
 /// Remembers how long an answer took. Errors are fast, and must not make an endpoint look so.
@@ -393,6 +441,10 @@ fn observe(endpoint: &Endpoint, status: StatusCode, latency: Duration) {
     let known = endpoint.latency().micros(now).filter(|_| status.is_server_error()).unwrap_or(0);
     endpoint.latency().observe(now, latency.max(Duration::from_micros(known.into())));
 }
+
+/// How long connecting to one endpoint may take while another one could be tried, which costs nothing: longer than it
+/// takes when one packet is lost (RFC 6298 §2.1); milliseconds.
+const IMPATIENT_DIAL: Millis = 1_250;
 
 /// What an attempt is made on.
 enum Road {
@@ -442,10 +494,15 @@ struct Terms<'a> {
 
 impl Terms<'_> {
     /// As from now.
-    fn dial(&self, exchange: &Exchange<'_>, transport: &Transport) -> Dial {
+    fn dial(&self, exchange: &Exchange<'_>, balanced: &Balanced) -> Dial {
         let overall = exchange.deadline.min(self.over);
-        let until = overall.min(deadline(clock::now(), limit(self.dial)));
-        Dial { until, handshake: transport.tls_handshake_timeout, overall }
+        let dial = match self.dial {
+            _ if !may_try_again(exchange, balanced) || !leaves_others(exchange, balanced) => self.dial,
+            0 => IMPATIENT_DIAL,
+            dial => dial.min(IMPATIENT_DIAL),
+        };
+        let until = overall.min(deadline(clock::now(), limit(dial)));
+        Dial { until, handshake: balanced.transport.tls_handshake_timeout, overall }
     }
 }
 
@@ -473,7 +530,7 @@ async fn way_to(
                 core.metrics.upstream_connect(service.label, ConnectOutcome::Reused);
                 return Ok(Road::Own(conn, pool));
             }
-            let dial = terms.dial(exchange, transport);
+            let dial = terms.dial(exchange, balanced);
             let ticket = ticket_for(service, balanced, endpoint, terms.ticket)?;
             let conn = Box::pin(pool.connect(terms.slot, dial)).await;
             conn.map(|conn| Road::own(conn, ticket, pool))
@@ -521,7 +578,7 @@ async fn by_alpn(
             return Ok(Road::Own(conn, own));
         }
     }
-    let (dial, slot) = (terms.dial(exchange, &balanced.transport), terms.slot);
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
     let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
     Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
         Found::Shared(place) => Road::shared(exchange, service, place),
@@ -534,13 +591,12 @@ async fn by_prior_knowledge(
     service: &Service,
     balanced: &Balanced,
     endpoint: &Arc<Endpoint>,
-    terms: Terms<'_>,
+    mut terms: Terms<'_>,
 ) -> Result<Road, ProxyError> {
     let shared = shared_pool(exchange, service, balanced, endpoint);
-    let dial = terms.dial(exchange, &balanced.transport);
-    let fresh = Fresh::only_if(terms.fresh_only);
-    // Many requests share a connection; those are what is limited.
-    Ok(match shared.find(fresh, terms.slot, dial, || Ok(None)).await? {
+    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
+    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
+    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
         Found::Shared(place) => Road::shared(exchange, service, place),
         Found::Own(io, ticket) => {
             Road::own(ClientConn::new(io), ticket, own_pool(exchange, service, balanced, endpoint))
@@ -598,8 +654,8 @@ pub(super) fn has_connection(
 ) -> bool {
     let by_alpn = balanced.transport.offers_http2() && exchange.upgrade.is_none();
     match endpoint.url().scheme() {
-        // Many requests share a connection; those are what is limited.
-        Scheme::H2c => return true,
+        // Many requests share a connection.
+        Scheme::H2c => return shared_pool(exchange, service, balanced, endpoint).has_room(),
         Scheme::Https if by_alpn && shared_pool(exchange, service, balanced, endpoint).has_room() => {
             return true;
         }
@@ -631,6 +687,6 @@ async fn internal_answer(
     .map_err(|_| ProxyError::Internal("the answer of an internal service broke off".into()))?;
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(parts.status, Body::full(body));
-    response.head.headers = parts.headers;
+    response.head.headers = parts.headers.into();
     Ok(response)
 }

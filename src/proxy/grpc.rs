@@ -188,7 +188,7 @@ mod tests {
             (Method::POST, "application/grpcx", false),
             (Method::GET, "application/grpc", false),
         ] {
-            let mut headers = http::HeaderMap::new();
+            let mut headers = crate::http::fields::Fields::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             let text = crate::http::text::Text::from_static;
             let head = RequestHead {

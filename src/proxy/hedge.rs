@@ -12,6 +12,7 @@ use std::task::Poll;
 use super::admit::{self, Admission};
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, Plain, attempt, may_retry};
+use super::pace;
 use super::resolve::Aim;
 use crate::balance::hedge::Hedge;
 use crate::common::clock;
@@ -53,17 +54,18 @@ pub(super) async fn run(
                 Some(admission) => {
                     second_endpoint = Some(Arc::clone(&admission.endpoint));
                     let slot = &second_slot;
-                    let second = pin!(attempt(
-                        exchange,
-                        slot,
-                        service,
-                        balanced,
-                        admission,
-                        &mut twin,
-                        Body::Empty,
-                        plain,
-                        false
-                    ));
+                    let second = pin!(async {
+                        if let Some(outbound) = &balanced.outbound {
+                            // It waits for its turn like any other try, beside the first.
+                            let service_turn = pace::service_turn(exchange, slot, service, outbound);
+                            service_turn.await.map_err(Failure::without_turn)?;
+                            let endpoint = &admission.endpoint;
+                            let turn = pace::endpoint_turn(exchange, slot, service, outbound, endpoint);
+                            turn.await.map_err(Failure::without_turn)?;
+                        }
+                        let (head, body) = (&mut twin, Body::Empty);
+                        attempt(exchange, slot, service, balanced, admission, head, body, plain, false).await
+                    });
                     race(first, second).await
                 }
             },

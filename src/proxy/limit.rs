@@ -5,9 +5,9 @@ use crate::common::clock;
 use crate::common::timer::deadline;
 use crate::http::error::ProxyError;
 use crate::http::head::RequestHead;
+use crate::limit::nanos;
 use crate::limit::redis::Begun;
-use crate::limit::{Taken, nanos};
-use crate::middleware::{Admission, RateLimit};
+use crate::middleware::{Admission, RateLimit, TakenFrom};
 use crate::telemetry::metrics::{LimitDecision, MiddlewareLabel};
 
 /// Lets a request through, now or in a while.
@@ -20,22 +20,26 @@ pub async fn admit(
     limit: &RateLimit,
     head: &RequestHead,
 ) -> Result<(), ProxyError> {
+    let mut fallback = false;
     let admission = match limit.question(&exchange.links, head) {
         None => Admission::Exempt,
         Some(question) => match question.shared() {
             None => limit.decide(&mut exchange.links, head),
             Some(shared) => {
                 let now = nanos(exchange.links.now);
-                let decision = match shared.begin(now, &question.bytes, question.cost) {
-                    Begun::Decided(decision) => decision,
+                let settled = match shared.begin(now, &question.bytes, question.cost) {
+                    Begun::Decided(settled) => settled,
                     Begun::Asked(pending) => shared.settle(pending).await,
                 };
-                limit.answer(&mut exchange.links, &question, decision, Taken::default())
+                fallback = settled.fallback;
+                let from = TakenFrom::Shared(settled.receipt);
+                limit.answer(&mut exchange.links, &question, settled.decision, from)
             }
         },
     };
     let decision = match &admission {
         Admission::Exempt => return Ok(()),
+        Admission::Pass | Admission::Delay(_) if fallback => LimitDecision::Fallback,
         Admission::Pass => LimitDecision::Allowed,
         Admission::Delay(_) => LimitDecision::Delayed,
         Admission::Shadow => LimitDecision::Shadow,

@@ -10,8 +10,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::endpoint::Endpoint;
-use crate::endpoint::tally::Verdict;
+use crate::endpoint::tally::{CallEnd, Verdict};
+use crate::http::body::Body;
 use crate::http::error::ProxyError;
+use crate::http::head::ResponseHead;
 
 /// How one attempt ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,6 +22,11 @@ pub enum Outcome {
     Answered {
         /// Its status.
         status: StatusCode,
+        /// From the request to the head.
+        latency: Duration,
+    },
+    /// A head came, and how the call went is said at its end.
+    Opened {
         /// From the request to the head.
         latency: Duration,
     },
@@ -51,6 +58,20 @@ impl Outcome {
         }
     }
 
+    /// What an answer comes to; that of a call of gRPC by its own status, which may still be on its way.
+    pub fn of_answer(head: &ResponseHead, body: &Body, is_call: bool, latency: Duration) -> Self {
+        let status = match CallEnd::of(&head.headers).filter(|_| is_call && head.status == StatusCode::OK) {
+            Some(CallEnd::Well) => StatusCode::OK,
+            Some(CallEnd::ServerError) => StatusCode::INTERNAL_SERVER_ERROR,
+            Some(CallEnd::GatewayError) => StatusCode::SERVICE_UNAVAILABLE,
+            None if is_call && head.status == StatusCode::OK && !matches!(body, Body::Empty) => {
+                return Self::Opened { latency };
+            }
+            None => head.status,
+        };
+        Self::Answered { status, latency }
+    }
+
     /// What it says of the endpoint.
     fn verdict(self) -> Verdict {
         match self {
@@ -59,6 +80,7 @@ impl Outcome {
                 500.. => Verdict::ServerError(latency),
                 _ => Verdict::Answered(latency),
             },
+            Self::Opened { latency } => Verdict::Opened(latency),
             Self::NotConnected | Self::NoAnswer => Verdict::NoAnswer,
             Self::Stale | Self::Abandoned => Verdict::Nothing,
         }

@@ -7,7 +7,7 @@ use http::header::RETRY_AFTER;
 
 use super::exchange::Exchange;
 use crate::common::clock;
-use crate::common::timer::deadline;
+use crate::common::timer::{Slot, deadline};
 use crate::endpoint::Endpoint;
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
@@ -21,11 +21,12 @@ use crate::telemetry::metrics::LimitDecision;
 /// [`ProxyError::OutboundLimited`] when there is none in time.
 pub async fn service_turn(
     exchange: &Exchange<'_>,
+    slot: &Slot,
     service: &Service,
     outbound: &Outbound,
 ) -> Result<(), ProxyError> {
     match outbound.pace.scope() {
-        PaceScope::Service => turn(exchange, service, outbound, Pace::service_key()).await,
+        PaceScope::Service => turn(exchange, slot, service, outbound, Pace::service_key()).await,
         PaceScope::Endpoint => Ok(()),
     }
 }
@@ -36,18 +37,20 @@ pub async fn service_turn(
 /// [`ProxyError::OutboundLimited`] when there is none in time.
 pub async fn endpoint_turn(
     exchange: &Exchange<'_>,
+    slot: &Slot,
     service: &Service,
     outbound: &Outbound,
     endpoint: &Endpoint,
 ) -> Result<(), ProxyError> {
     match outbound.pace.scope() {
         PaceScope::Service => Ok(()),
-        PaceScope::Endpoint => turn(exchange, service, outbound, key(outbound, endpoint)).await,
+        PaceScope::Endpoint => turn(exchange, slot, service, outbound, key(outbound, endpoint)).await,
     }
 }
 
 async fn turn(
     exchange: &Exchange<'_>,
+    slot: &Slot,
     service: &Service,
     outbound: &Outbound,
     key: LimitKey,
@@ -67,7 +70,7 @@ async fn turn(
                 if at > exchange.deadline {
                     return Err(ProxyError::ExchangeTimeout);
                 }
-                exchange.slot.until(at).await;
+                slot.until(at).await;
                 // Who was asked to pause meanwhile waits for another turn after it.
                 if outbound.pace.pauses() == pauses {
                     core.metrics.outbound_limited(service.label, LimitDecision::Delayed);

@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 
 use super::bandwidth::TunnelPaces;
 use crate::common::clock::Millis;
 use crate::common::timer::{Slot, Wait};
+use crate::http::fields::Fields;
 use crate::http::h1::io::Io;
 use crate::http::pace::Paces;
 
@@ -142,7 +143,7 @@ impl Direction {
 
 /// Makes a WebSocket handshake of HTTP/1 of an extended CONNECT, which has none of its fields (RFC 8441 §5.1).
 /// Returns the key that the pod has to answer.
-pub fn websocket_fields(headers: &mut HeaderMap, random: u64, more: u64) -> String {
+pub fn websocket_fields(headers: &mut Fields, random: u64, more: u64) -> String {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random.to_be_bytes());
     bytes[8..].copy_from_slice(&more.to_be_bytes());
@@ -150,12 +151,14 @@ pub fn websocket_fields(headers: &mut HeaderMap, random: u64, more: u64) -> Stri
     if let Ok(value) = HeaderValue::try_from(&key) {
         headers.insert(header::SEC_WEBSOCKET_KEY, value);
     }
-    headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    if !headers.contains_key(header::SEC_WEBSOCKET_VERSION) {
+        headers.append(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
     key
 }
 
 /// Whether a pod has answered that key (RFC 6455 §4.1): else it has not understood what it was asked.
-pub fn accepts(headers: &HeaderMap, key: &str) -> bool {
+pub fn accepts(headers: &Fields, key: &str) -> bool {
     const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     let text = format!("{key}{GUID}");
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
@@ -308,11 +311,11 @@ mod tests {
     #[test]
     fn a_pod_that_answers_another_key_has_not_accepted() {
         // The example of RFC 6455 §1.3.
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers
             .insert(header::SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         assert!(accepts(&headers, "dGhlIHNhbXBsZSBub25jZQ=="));
         assert!(!accepts(&headers, "AAAAAAAAAAAAAAAAAAAAAA=="));
-        assert!(!accepts(&HeaderMap::new(), "dGhlIHNhbXBsZSBub25jZQ=="));
+        assert!(!accepts(&Fields::new(), "dGhlIHNhbXBsZSBub25jZQ=="));
     }
 }

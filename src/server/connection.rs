@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use http::{Method, StatusCode, Version};
 use tokio::task::AbortHandle;
 
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -44,7 +45,7 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 pub(super) const LINGER: Millis = 1000;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
-const FIRST_REQUEST: Millis = 1000;
+pub(super) const FIRST_REQUEST: Millis = 1000;
 
 /// A socket on its way to its core.
 #[derive(Debug)]
@@ -90,6 +91,14 @@ impl Control {
         }
     }
 
+    /// Whom to wake when there is something to tell.
+    pub(super) fn wake_with(&self, cx: &Context<'_>) {
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            waker => *waker = Some(cx.waker().clone()),
+        }
+    }
+
     /// Says which task serves the connection.
     pub fn runs_as(&self, task: AbortHandle) {
         // Said once, by whoever has just begun it.
@@ -121,7 +130,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let mut open = Open::new(&core, label);
     let slot = core.timers.slot();
     let (io, tls) = if takes_tls {
-        match Box::pin(secure::meet(&core, label, listener, stream, &slot)).await {
+        match Box::pin(secure::meet(&core, label, listener, stream, &slot, &control)).await {
             Ok(met) => met,
             Err(reason) => {
                 open.reason = reason;
@@ -235,10 +244,8 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             self.served += 1;
-            // An idle connection is not as large as one that serves. The room comes first, so that the exchange is
-            // made in it and not moved there.
-            let room = Box::new_uninit();
-            match Box::into_pin(Box::write(room, self.exchange(snapshot, parsed))).await {
+            // An idle connection is not as large as one that serves.
+            match in_place(|| self.exchange(snapshot, parsed)).await {
                 Next::Keep => {}
                 Next::Close(reason) => return Some(reason),
             }
@@ -267,10 +274,7 @@ impl Connection<'_> {
             if closes && self.served > 0 && self.conn.io().is_quiet(true) {
                 return Poll::Ready(Err(CloseReason::Drained));
             }
-            match &mut *self.control.waker.borrow_mut() {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                waker => *waker = Some(cx.waker().clone()),
-            }
+            self.control.wake_with(cx);
             let at = at.get_or_insert_with(|| {
                 // An answer that has just gone out has read the clock; a new connection has not.
                 let now = if self.served == 0 { clock::now() } else { clock::recent() };
@@ -377,7 +381,8 @@ impl Connection<'_> {
         // The configuration is let go of before what may be a long stream.
         drop(snapshot);
         let at = ending.deadline.min(write_deadline);
-        let sent = self.send(&mut response, answer, ending.idle_timeout, stall_timeout, at).await;
+        let sent =
+            self.send(&mut response, answer, (ending.idle_timeout, ending.quiet), stall_timeout, at).await;
         let status = response.head.status;
         let mut ended_by_close = false;
         let next = match sent {
@@ -392,10 +397,7 @@ impl Connection<'_> {
             Err(error) => {
                 // A client that leaves may have waited for the pod. Clients leave all pods alike, and that is what
                 // an endpoint is compared by.
-                if matches!(
-                    error,
-                    SendError::Body(BodyError::Pod(_)) | SendError::BodyStalled | SendError::Client(_)
-                ) {
+                if error.is_pods_or_clients() && !response.body.has_stood_still() {
                     ending.broke_off();
                 }
                 let (error, reason) = match error {
@@ -441,11 +443,12 @@ impl Connection<'_> {
         &self,
         response: &mut Response,
         answer: Answer<'_>,
-        body_idle: Millis,
+        (body_idle, quiet): (Millis, Millis),
         client_idle: Millis,
         at: Millis,
     ) -> Result<MustClose, SendError> {
-        let patience = SendPatience { body_idle, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
+        let patience =
+            SendPatience { body_idle, quiet, client_idle, deadline: at, half_closed: HALF_CLOSE_GRACE };
         self.conn.send(&response.head, &mut response.body, answer, &self.slot, patience).await
     }
 
@@ -463,7 +466,7 @@ impl Connection<'_> {
         // An unreadable head names no method.
         let method = Method::from_bytes(b"-").expect("a token");
         // Whether it still gets out makes no difference to what follows.
-        let _ = self.send(&mut response, answer, 0, LINGER, clock::now() + LINGER).await;
+        let _ = self.send(&mut response, answer, (0, 0), LINGER, clock::now() + LINGER).await;
         let (bytes_in, bytes_out) = self.conn.counts();
         Ending::of_refusal(self.core, entry, &self.peer, started, method, error).finish(
             self.core,

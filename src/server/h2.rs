@@ -16,6 +16,7 @@ use h2::{Ping, Reason, RecvStream};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::connection::{Control, Drain, LINGER, send_failure};
+use crate::common::boxed::in_place;
 use crate::common::clock::{self, Millis};
 use crate::common::live::OnCore;
 use crate::common::timer::{Slot, deadline, limit};
@@ -24,11 +25,12 @@ use crate::http::body::Body;
 use crate::http::error::{EndpointText, ProxyError};
 use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
+use crate::http::h1::memory::HeadShare;
 use crate::http::h1::server::{SendError, SendPatience};
 use crate::http::h2::request::{self, Content, ParsedRequest};
 use crate::http::h2::server::{Answer, ServerStream, builder};
 use crate::http::h2::watch::{Flood, Overrun};
-use crate::http::h2::wire::{Watch, Wire};
+use crate::http::h2::wire::{Refused, Watch, Wire};
 use crate::http::head::Response;
 use crate::proxy::core::Core;
 use crate::proxy::exchange::{Beginning, Downstream, Ending, Exchange, Logged, note_failure};
@@ -38,6 +40,9 @@ use crate::snapshot::{ListenerId, Snapshot};
 use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel, Http2Flood, Http2Reset};
 use crate::tls::session::TlsSession;
+
+/// Why a request is refused although nothing is wrong with it.
+const TOO_MANY_HEADS: &str = "too many large heads at once";
 
 /// What a connection is before it speaks HTTP/2.
 pub struct Handover<'a> {
@@ -147,12 +152,14 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
         label,
         times,
         local_resets: limits.local_resets,
+        header_list: limits.header_list as usize,
         opened,
         served: 0,
         leaving: None,
         told_at: 0,
         ping: PingState::Quiet,
         pings: None,
+        coming: HeadShare::default(),
     };
     driver.run(&slot).await
 }
@@ -184,6 +191,7 @@ struct Driver<'a> {
     label: EntryPointLabel,
     times: Times,
     local_resets: usize,
+    header_list: usize,
     opened: Millis,
     served: u32,
     /// It has been told to go, and why.
@@ -192,6 +200,8 @@ struct Driver<'a> {
     told_at: Millis,
     ping: PingState,
     pings: Option<h2::PingPong>,
+    /// What fields that have not all come take of the core's memory for heads.
+    coming: HeadShare,
 }
 
 impl Driver<'_> {
@@ -236,6 +246,12 @@ impl Driver<'_> {
                 continue;
             }
             break;
+        }
+        if !self.coming.grow(self.watch.block_bytes()) && self.leaving != Some(CloseReason::Malformed) {
+            note_failure(&self.shared.core, &ProxyError::Overloaded(TOO_MANY_HEADS));
+            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.leave(CloseReason::Malformed);
+            cx.waker().wake_by_ref();
         }
         self.count_resets();
         self.poll_life(slot, cx)
@@ -335,6 +351,7 @@ impl Driver<'_> {
 
     fn accept(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.served += 1;
+        self.watch.accepted(respond.stream_id().as_u32());
         let active = Active::new(&self.shared);
         tokio::task::spawn_local(serve_stream(active, request, respond));
         if self.leaving.is_some() {
@@ -377,6 +394,30 @@ impl Driver<'_> {
     fn count_resets(&self) {
         let metrics = &self.shared.core.metrics;
         self.watch.take_resets(|code| metrics.http2_reset(self.label, Http2Reset::of(code)));
+        self.watch.take_refused(|refused| self.refused(refused));
+    }
+
+    /// The codec has refused a stream that nobody here has seen.
+    fn refused(&self, refused: Refused) {
+        let core = &self.shared.core;
+        let error = match refused {
+            Refused::TooLarge => ProxyError::HeadTooLarge { limit: self.header_list, unit: "bytes" },
+            Refused::Reset(code) if Reason::from(code) == Reason::REFUSED_STREAM => {
+                ProxyError::Overloaded("more streams than a connection may have")
+            }
+            Refused::Reset(_) => ProxyError::BadRequest("breaks RFC 9113"),
+        };
+        note_failure(core, &error);
+        if let Some(entry) = core.snapshot().entry_point(self.shared.listener) {
+            // What its fields were nobody knows.
+            let method = Method::from_bytes(b"-").expect("a token");
+            Ending::of_refusal(core, entry, &self.shared.peer, clock::instant(), method, &error).finish(
+                core,
+                error.status(),
+                0,
+                0,
+            );
+        }
     }
 }
 
@@ -408,11 +449,19 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
     let content = if receive.is_end_stream() { Content::None } else { Content::Follows };
     let known = shared.authority.borrow().clone();
     let method = parts.method.clone();
-    match request::request(parts, content, &entry.settings.head, known.as_ref()) {
+    // Held until the answer has gone out.
+    let mut share = HeadShare::default();
+    let parsed = if share.take(request::weight(&parts.headers)) {
+        request::request(parts, content, &entry.settings.head, known.as_ref())
+    } else {
+        Err(ProxyError::Overloaded(TOO_MANY_HEADS))
+    };
+    match parsed {
         Ok(parsed) => {
             let stream = ServerStream::new(respond, core.timers.slot(), parsed.expects_continue);
             let served = Stream { shared: &shared, stream, receive, started };
-            served.exchange(snapshot, parsed).await;
+            // A task is moved to where it stays, and this would make it large.
+            in_place(|| served.exchange(snapshot, parsed)).await;
         }
         Err(error) => {
             let stream = ServerStream::new(respond, core.timers.slot(), false);
@@ -425,6 +474,7 @@ async fn serve_stream(active: Active, request: http::Request<RecvStream>, respon
             let slot = core.timers.slot();
             let patience = SendPatience {
                 body_idle: 0,
+                quiet: 0,
                 client_idle: LINGER,
                 deadline: clock::now() + LINGER,
                 half_closed: 0,
@@ -529,11 +579,15 @@ impl Stream<'_> {
         let answer = Answer { head_only: method == Method::HEAD, date: &date, grpc: is_grpc };
         let patience = SendPatience {
             body_idle: ending.idle_timeout,
+            quiet: ending.quiet,
             client_idle: stall_timeout,
             deadline: ending.deadline.min(write_deadline),
             half_closed: 0,
         };
         if let Err(error) = stream.send(head, &mut body, answer, &slot, patience).await {
+            if error.is_pods_or_clients() && !body.has_stood_still() {
+                ending.broke_off();
+            }
             let error = match error {
                 SendError::Deadline => ending.overdue(),
                 error => send_failure(error, endpoint).0,

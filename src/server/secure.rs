@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
@@ -12,6 +13,7 @@ use rustls::server::{Accepted, Acceptor};
 use rustls::{Error, ServerConnection};
 use tokio::net::TcpStream;
 
+use super::connection::{Control, Drain, FIRST_REQUEST};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, deadline};
 use crate::http::h1::io::Io;
@@ -33,6 +35,7 @@ pub(super) async fn meet(
     listener: ListenerId,
     tcp: TcpStream,
     slot: &Slot,
+    control: &Control,
 ) -> Result<Met, CloseReason> {
     let patience = {
         let snapshot = core.snapshot();
@@ -40,8 +43,10 @@ pub(super) async fn meet(
         entry.settings.head_timeout
     };
     let mut first = [0];
-    match slot.within(at(patience), tcp.peek(&mut first)).await {
-        Err(_) => return Err(CloseReason::Idle),
+    let peeked = unless_drained(control, slot, at(patience), pin!(tcp.peek(&mut first))).await;
+    match peeked {
+        Err(CloseReason::Timeout) => return Err(CloseReason::Idle),
+        Err(reason) => return Err(reason),
         Ok(Err(_) | Ok(0)) => return Err(CloseReason::Client),
         Ok(Ok(_)) if first[0] != HANDSHAKE_RECORD => return Ok((Io::new(tcp), None)),
         Ok(Ok(_)) => {}
@@ -56,7 +61,7 @@ pub(super) async fn meet(
     let Some(mut place) = Place::take(core, label, handshakes, max) else {
         return Err(CloseReason::Refused);
     };
-    match slot.within(at(patience), handshake(core, listener, tcp)).await {
+    match unless_drained(control, slot, at(patience), pin!(handshake(core, listener, tcp))).await {
         Ok(Ok((io, session))) => {
             place.outcome = if session.resumed { Handshake::Resumed } else { Handshake::Full };
             Ok((io, Some(session)))
@@ -66,12 +71,38 @@ pub(super) async fn meet(
             tracing::debug!(%error, outcome = place.outcome.as_str(), "TLS handshake failed");
             Err(CloseReason::Handshake)
         }
-        Err(_) => {
+        Err(CloseReason::Timeout) => {
             place.outcome = Handshake::Timeout;
             core.metrics.timed_out(TimeoutKind::Handshake);
             Err(CloseReason::Timeout)
         }
+        Err(reason) => Err(reason),
     }
+}
+
+/// Waits for `beginning` until `at`, or for [`FIRST_REQUEST`] from when the connection is told to end: it was
+/// accepted, so what it waits for is likely under way.
+async fn unless_drained<T>(
+    control: &Control,
+    slot: &Slot,
+    mut at: Millis,
+    mut beginning: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, CloseReason> {
+    let mut told = false;
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(value) = beginning.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        control.wake_with(cx);
+        if !told && control.drain.get() == Drain::Close {
+            told = true;
+            at = at.min(clock::now() + FIRST_REQUEST);
+        }
+        slot.poll_at(cx, at).map(|()| Err(if told { CloseReason::Drained } else { CloseReason::Timeout }))
+    })
+    .await;
+    slot.clear();
+    result
 }
 
 fn at(patience: Millis) -> Millis {

@@ -25,7 +25,9 @@ use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
 use crate::endpoint::Endpoint;
 use crate::endpoint::lobby::Ticket;
+use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::h1::client::Place as _;
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
@@ -174,6 +176,18 @@ impl Lease for Place {
 
     fn is_tls(&self) -> bool {
         self.conn.tls
+    }
+
+    fn stands_still(&self) {
+        self.pool.endpoint.tally().ended(Verdict::StoodStill);
+    }
+
+    fn came_whole(&self, trailers: Option<&Fields>) {
+        let tally = self.pool.endpoint.tally();
+        tally.came_whole();
+        if let Some(end) = trailers.and_then(CallEnd::of) {
+            tally.ended(Verdict::Closed(end));
+        }
     }
 }
 

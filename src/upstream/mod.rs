@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Timers};
+use crate::endpoint::tally::Verdict;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
@@ -294,6 +295,7 @@ impl Pool {
 
 impl Home for Pool {
     fn give_back(&self, conn: Box<ClientConn>) {
+        self.endpoint.tally().came_whole();
         if conn.has_served_again() {
             self.reuse.went_well();
         }
@@ -314,6 +316,14 @@ impl Home for Pool {
         if unread == Unread::Unknown {
             self.reuse.failed(clock::now());
         }
+    }
+
+    fn stands_still(&self) {
+        self.endpoint.tally().ended(Verdict::StoodStill);
+    }
+
+    fn came_whole(&self) {
+        self.endpoint.tally().came_whole();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::harness::{Client, Origin, Proxy, eventually, origin, proxy, run, scra
 const WELL: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
+const HANGS_LATE: u8 = 3;
 
 /// A pod whose answers follow a switch.
 fn switched(name: &'static str) -> (Origin, Arc<AtomicU8>) {
@@ -18,6 +19,10 @@ fn switched(name: &'static str) -> (Origin, Arc<AtomicU8>) {
         .otherwise(move |_, peer| match seen.load(Ordering::Acquire) {
             FAILS => peer.respond("500 No", &[], "no"),
             HANGS => peer.hang(),
+            HANGS_LATE => {
+                peer.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+                peer.hang();
+            }
             _ => peer.respond("200 OK", &[], name),
         })
         .start();
@@ -65,7 +70,7 @@ fn a_pod_that_hangs_after_accept_is_taken_out_without_any_key() {
     let proxy = serving([&a, &b, &c], "");
     b_state.store(HANGS, Ordering::Release);
 
-    // Nobody reads the answers: a third of them never comes.
+    // A third of the answers is late: those requests wait until it is known that they wait in vain.
     let mut waiting: Vec<Client> = Vec::new();
     for _ in 0..24 {
         let mut client = proxy.client("x");
@@ -73,6 +78,11 @@ fn a_pod_that_hangs_after_accept_is_taken_out_without_any_key() {
         waiting.push(client);
     }
     proxy.await_metric(&format!("{EJECTIONS}{{service=\"pods\",reason=\"stalled\"}}"), 1.0);
+    for mut client in waiting {
+        let answer = client.response().expect(200).text();
+        assert!(answer == "a" || answer == "c", "{answer}");
+    }
+    assert!(proxy.metric("sluicegate_service_retries_total{service=\"pods\",reason=\"stalled\"}") >= 3.0);
 
     let mut client = proxy.client("x");
     for _ in 0..30 {
@@ -84,6 +94,34 @@ fn a_pod_that_hangs_after_accept_is_taken_out_without_any_key() {
     let shown = proxy.admin_get("/api/http/services/pods@file").expect(200).json();
     assert_eq!(shown["serverStatus"][b.url()], "DOWN", "{shown}");
     assert_eq!(shown["serverStatus"][a.url()], "UP", "{shown}");
+}
+
+#[test]
+fn a_pod_that_hangs_in_the_middle_of_its_answers_is_taken_out_and_stays_out_while_it_does() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 300ms }");
+    let mut client = proxy.client("x");
+    for _ in 0..60 {
+        client.get("/").expect(200);
+    }
+    b_state.store(HANGS_LATE, Ordering::Release);
+
+    // A third of the answers stops in the middle.
+    let mut waiting: Vec<Client> = Vec::new();
+    for _ in 0..24 {
+        let mut client = proxy.client("x");
+        client.send_request("GET", "/", &[], b"");
+        waiting.push(client);
+    }
+    proxy.await_metric(&format!("{EJECTIONS}{{service=\"pods\",reason=\"stalled_bodies\"}}"), 1.0);
+
+    // Heads are no proof that it is well again: the trial fails.
+    eventually("it fails on trial", || {
+        let mut client = proxy.client("x");
+        client.send_request("GET", "/", &[], b"");
+        waiting.push(client);
+        proxy.metric(&format!("{EJECTIONS}{{service=\"pods\",reason=\"trial\"}}")) >= 1.0
+    });
 }
 
 #[test]

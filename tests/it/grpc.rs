@@ -198,3 +198,57 @@ fn a_call_to_a_pod_that_speaks_http1_only_passes_without_trailers_lost() {
         assert_eq!((got.text().as_str(), got.trailer("grpc-status")), ("abc", Some("0")));
     });
 }
+
+#[test]
+fn a_pod_whose_calls_end_badly_is_taken_out_wherever_it_says_so() {
+    for bad in ["/test.Echo/Fields", "/test.Echo/Trailers"] {
+        let well = h2_origin(|_, mut respond| async move { end_with(&mut respond, "0", true).await });
+        let ill = h2_origin(|request, mut respond| async move {
+            let in_trailers = request.uri().path() == "/test.Echo/Trailers";
+            end_with(&mut respond, "14", in_trailers).await
+        });
+        let proxy = proxy()
+            .config(&format!(
+                "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/test.`)', service: s }} }}\n  \
+                 services: {{ s: {{ loadBalancer: {{ servers: [{{ url: '{}' }}, {{ url: '{}' }}] }} }} }}\n",
+                well.url(),
+                ill.url()
+            ))
+            .start();
+        run(async {
+            let mut send = connect(proxy.address("web")).await;
+            for _ in 0..40 {
+                ask(&mut send, call(bad), message("x")).await.unwrap();
+            }
+        });
+        proxy.await_metric(
+            "sluicegate_service_endpoint_ejections_total{service=\"s\",reason=\"gateway_errors\"}",
+            1.0,
+        );
+        run(async {
+            let mut send = connect(proxy.address("web")).await;
+            for _ in 0..10 {
+                let got = ask(&mut send, call(bad), message("x")).await.unwrap();
+                assert_eq!(code(&got), Some("0"), "{bad}");
+            }
+        });
+    }
+}
+
+/// An answer with this status: in trailers after a message, or alone.
+async fn end_with(
+    respond: &mut h2::server::SendResponse<Bytes>,
+    status: &'static str,
+    in_trailers: bool,
+) -> Result<(), h2::Error> {
+    let head = || Response::builder().header("content-type", "application/grpc");
+    if !in_trailers {
+        let answer = head().header("grpc-status", status).body(()).unwrap();
+        return respond.send_response(answer, true).map(|_| ());
+    }
+    let mut send = respond.send_response(head().body(()).unwrap(), false)?;
+    send_all(&mut send, message("one"), false).await?;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    send.send_trailers(trailers)
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::frames::{END_HEADERS, END_STREAM, Frames, field, frame, kind, request};
-use crate::harness::{Load, origin, proxy};
+use crate::harness::{Load, h2, origin, proxy};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -142,4 +142,62 @@ fn a_limit_of_an_operators_own_is_kept() {
     }
     assert_eq!(client.assert_ends(), Some(ENHANCE_YOUR_CALM));
     assert_eq!(proxy.metric("sluicegate_http2_floods_total{kind=\"pings\"}"), 1.0);
+}
+
+#[test]
+fn large_heads_of_many_requests_share_one_budget() {
+    let origin = origin().on("/hang", |_, peer| peer.hang()).start();
+    let proxy = proxy().all_to(&origin).with("workers: 1\ncore: { maxHeadMemory: 1048576 }").start();
+    h2::run(async {
+        let send = h2::connect(proxy.address("web")).await;
+        let large = |path: &str| {
+            let mut request = h2::request("GET", path);
+            for _ in 0..7 {
+                request = request.header("x", "y".repeat(8000));
+            }
+            request
+        };
+        let mut under_way = tokio::task::JoinSet::new();
+        for _ in 0..30 {
+            let (mut send, request) = (send.clone(), large("/hang"));
+            under_way.spawn(async move { h2::ask(&mut send, request, "").await.expect("an answer").status });
+        }
+        // Those that have a place wait for the pod.
+        for _ in 0..12 {
+            assert_eq!(under_way.join_next().await.expect("one of thirty").expect("no panic"), 503);
+        }
+        assert_eq!(
+            h2::ask(&mut send.clone(), h2::request("GET", "/x"), "").await.unwrap().status,
+            200,
+            "a small one"
+        );
+        under_way.shutdown().await;
+        while h2::ask(&mut send.clone(), large("/x"), "").await.unwrap().status != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(proxy.metric("sluicegate_refusals_total{code=\"overloaded\"}") >= 12.0);
+}
+
+#[test]
+fn large_heads_that_do_not_end_share_it_too() {
+    let origin = origin().start();
+    let proxy = proxy().all_to(&origin).with("workers: 1\ncore: { maxHeadMemory: 1048576 }").start();
+    let block = crate::harness::frames::request("GET", "/x", &[("x", &"y".repeat(50_000))]);
+    let mut bytes = Vec::new();
+    for (number, part) in block[..49_152].chunks(16_384).enumerate() {
+        let kind = if number == 0 { kind::HEADERS } else { kind::CONTINUATION };
+        bytes.extend(frame(kind, 0, 1, part));
+    }
+    let clients: Vec<_> = (0..30)
+        .map(|_| {
+            let mut client = Frames::connect(proxy.address("web"));
+            client.await_kind(kind::SETTINGS);
+            client.send(&bytes);
+            client
+        })
+        .collect();
+    proxy.await_metric("sluicegate_refusals_total{code=\"overloaded\"}", 9.0);
+    assert_eq!(proxy.get("a.test", "/x").status, 200);
+    drop(clients);
 }

@@ -479,3 +479,111 @@ fn the_access_log_names_the_protocol() {
         proxy.stdout().iter().any(|line| line.contains("\"/x\"") && line.contains("HTTP/2.0"))
     });
 }
+
+#[test]
+fn a_connection_that_is_old_enough_is_told_to_go() {
+    let origin = origin().start();
+    let proxy = proxy().all_to(&origin).web("transport: { keepAliveMaxTime: 300ms }").start();
+    let mut client = Frames::connect(proxy.address("web"));
+    client.get(1, "/x");
+    assert!(matches!(client.outcome(1), Outcome::Answer(200, _)));
+    assert_eq!(client.assert_ends(), Some(0));
+    proxy.await_metric("sluicegate_connections_closed_total{reason=\"aged\"}", 1.0);
+}
+
+#[test]
+fn a_stream_that_the_client_does_not_take_is_cut_and_no_other() {
+    let big: &'static [u8] = vec![b'x'; 4 << 20].leak();
+    let origin = origin().on("/big", move |_, peer| peer.respond("200 OK", &[], big)).start();
+    let proxy =
+        proxy().all_to(&origin).web("transport: { respondingTimeouts: { stallTimeout: 300ms } }").start();
+    run(async {
+        let mut send = connect(proxy.address("web")).await.ready().await.unwrap();
+        let (slow, _) = send.send_request(request("GET", "/big").body(()).unwrap(), true).unwrap();
+        let mut slow = slow.await.unwrap();
+        // Its window stays shut from here on.
+        let reset = loop {
+            match slow.body_mut().data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error,
+                None => panic!("the answer cannot be whole"),
+            }
+        };
+        assert!(reset.is_reset() && reset.is_remote(), "{reset:?}");
+        assert_eq!(ask(&mut send, request("GET", "/x"), "").await.unwrap().status, 200);
+    });
+    proxy.await_metric("sluicegate_timeouts_total{kind=\"client_stall\"}", 1.0);
+}
+
+#[test]
+fn a_client_that_expects_100_continue_gets_it_before_it_sends() {
+    let http1 = origin().otherwise(|request, peer| peer.respond("200 OK", &[], &request.body)).start();
+    let http2 = h2_origin(|request, mut respond| async move {
+        if request.headers().get("expect").is_some() {
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = http::StatusCode::CONTINUE;
+            respond.send_informational(go_on)?;
+        }
+        echo(request, respond).await
+    });
+    let before_http1 = proxy().all_to(&http1).start();
+    let before_http2 = before(&http2);
+    for proxy in [&before_http1, &before_http2] {
+        run(async {
+            let mut send = connect(proxy.address("web")).await.ready().await.unwrap();
+            let head = request("POST", "/x").header("expect", "100-continue").header("content-length", "5");
+            let (mut response, mut body) = send.send_request(head.body(()).unwrap(), false).unwrap();
+            let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+            assert_eq!(interim.status(), 100);
+            send_all(&mut body, Bytes::from("hello"), true).await.unwrap();
+            assert_eq!(read(response.await.unwrap()).await.unwrap().text(), "hello");
+        });
+    }
+}
+
+#[test]
+fn a_client_that_expects_100_continue_and_is_refused_sends_nothing() {
+    let origin = origin()
+        .connection(|peer| {
+            let Ok(_) = peer.read_head() else { return };
+            peer.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").close();
+        })
+        .start();
+    let proxy = proxy().all_to(&origin).start();
+    run(async {
+        let mut send = connect(proxy.address("web")).await.ready().await.unwrap();
+        let head = request("POST", "/x").header("expect", "100-continue").header("content-length", "5");
+        let (response, _body) = send.send_request(head.body(()).unwrap(), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 403);
+    });
+}
+
+#[test]
+fn a_dead_pod_is_found_by_a_ping() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    // It says SETTINGS and acknowledges ours, and then reads for ever.
+    let dead = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(&crate::harness::frames::frame(kind::SETTINGS, 0, 0, [])).expect("sent");
+        stream.write_all(&crate::harness::frames::frame(kind::SETTINGS, 1, 0, [])).expect("sent");
+        let mut rest = Vec::new();
+        // However it is closed.
+        let _ = stream.read_to_end(&mut rest);
+        rest
+    });
+    let proxy = proxy()
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+             loadBalancer: {{ serversTransport: t, servers: [{{ url: 'h2c://{address}' }}] }} }} }}\n  \
+             serversTransports: {{ t: {{ forwardingTimeouts: {{ readIdleTimeout: 200ms, pingTimeout: 200ms }} }} }}\n"
+        ))
+        .start();
+    // It may have had an effect, so it is not sent again.
+    assert_eq!(proxy.client("a.test").post("/x", "hello").status, 502);
+    let sent = dead.join().expect("no panic");
+    // Length, kind and flags of a PING that asks.
+    assert!(sent.windows(5).any(|bytes| bytes == [0, 0, 8, kind::PING, 0]), "no PING");
+}

@@ -486,6 +486,31 @@ fn streams_beyond_the_limit_are_refused_and_may_be_sent_again() {
     assert_eq!(client.outcome(1), Outcome::Answer(200, b"late".to_vec()));
     assert!(client.is_alive());
     assert!(proxy.metric("sluicegate_http2_resets_sent_total{code=\"refused_stream\"}") >= 1.0);
+    proxy.await_metric("sluicegate_refusals_total{code=\"overloaded\"}", 1.0);
+}
+
+#[test]
+fn what_the_codec_refuses_by_itself_is_counted_and_logged_as_any_refusal() {
+    let origin = origin().start();
+    let proxy = proxy()
+        .all_to(&origin)
+        .web("http2: { maxHeaderListSize: 4096 }")
+        .with("accessLog: { format: json }")
+        .start();
+    let mut client = Frames::connect(proxy.address("web"));
+    let large = "y".repeat(6000);
+    client.send(get(1, &[("x", &large)]));
+    assert_eq!(client.outcome(1), Outcome::Answer(431, Vec::new()));
+    client.send(get(3, &[("connection", "close")]));
+    assert_eq!(client.outcome(3), Outcome::Reset(PROTOCOL_ERROR));
+    client.get(5, "/x");
+    assert!(matches!(client.outcome(5), Outcome::Answer(200, _)));
+    proxy.await_metric("sluicegate_refusals_total{code=\"head_too_large\"}", 1.0);
+    proxy.await_metric("sluicegate_refusals_total{code=\"bad_request\"}", 1.0);
+    for code in ["\"head_too_large\"", "\"bad_request\""] {
+        crate::harness::eventually(code, || proxy.stdout().iter().any(|line| line.contains(code)));
+    }
+    assert_eq!(origin.hits(), 1);
 }
 
 fn start() -> (Origin, Proxy) {

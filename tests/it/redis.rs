@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::harness::tls::Authority;
 use crate::harness::{Origin, Proxy, RedisServer, eventually, origin, proxy, scratch};
 
 /// A limit as the tests write it, and what it must keep to.
@@ -340,6 +341,66 @@ fn the_policy_says_who_decides_without_redis() {
     }
 }
 
+/// Only failed logins count: `/fail` is answered with 401, all else with 200.
+fn logins(origin: &Origin, redis: &str) -> Proxy {
+    let text = document(Rate { average: 1, burst: 4 }, redis);
+    let text = text.replace("maxDelay: 0", "maxDelay: 0\n        period: 1h\n        countStatus: ['401']");
+    proxy().origin("origin", origin).config(&text).start()
+}
+
+fn door() -> Origin {
+    origin().on("/fail", |_, peer| peer.respond("401 Unauthorized", &[], "no")).start()
+}
+
+/// Tokens that the one bucket of a server is lacking, rounded up.
+fn spent(server: &RedisServer) -> u64 {
+    let keys = server.keys();
+    let Some(key) = keys.iter().find(|key| key.contains("limit")) else { return 0 };
+    let text: Option<String> = redis::cmd("GET").arg(key).query(&mut server.connect()).expect("a text");
+    let numbers: Vec<u64> =
+        text.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
+    if let [_, spent, token, _] = numbers[..] { spent.div_ceil(token) } else { 0 }
+}
+
+#[test]
+fn only_failed_logins_count_whichever_replica_they_come_to() {
+    let (server, origin) = (RedisServer::start(), door());
+    let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+    let replicas = [(); 2].map(|()| logins(&origin, &redis));
+    replicas.iter().for_each(|replica| await_redis(replica, 1.0));
+    let mut clients = replicas.each_ref().map(|replica| replica.client("a.test"));
+    let mut ask = |replica: usize, target: &str| clients[replica].get_with(target, &[("X-Key", "a")]).status;
+
+    for round in 0..10 {
+        assert_eq!(ask(round % 2, "/"), 200, "{round}");
+        eventually("it is given back", || spent(&server) == 0);
+    }
+    for round in 0..4 {
+        assert_eq!(ask(round % 2, "/fail"), 401, "{round}");
+    }
+    assert_eq!([ask(0, "/"), ask(1, "/")], [429, 429], "whoever has used them up is refused anywhere");
+    assert_eq!(spent(&server), 4);
+}
+
+#[test]
+fn without_redis_only_failed_logins_count_against_the_share() {
+    let (mut server, origin) = (RedisServer::start(), door());
+    let proxy = logins(&origin, &format!("endpoints: ['{}'], replicas: 2", server.address()));
+    await_redis(&proxy, 1.0);
+    server.kill();
+    await_redis(&proxy, 0.0);
+    let mut client = proxy.client("a.test");
+    let mut ask = |target: &str| client.get_with(target, &[("X-Key", "a")]).status;
+
+    assert_eq!([(); 10].map(|()| ask("/")), [200; 10]);
+    assert_eq!([ask("/fail"), ask("/fail"), ask("/fail")], [401, 401, 429]);
+
+    let fallback = "sluicegate_limiter_decisions_total{middleware=\"limit\",decision=\"fallback\"}";
+    assert_eq!(proxy.metric(fallback), 12.0, "what went on by the word of onFailure");
+    let refused = "sluicegate_limiter_decisions_total{middleware=\"limit\",decision=\"refused\"}";
+    assert_eq!(proxy.metric(refused), 1.0);
+}
+
 #[test]
 fn a_flood_that_redis_has_refused_does_not_reach_it() {
     let (server, origin) = (RedisServer::start(), origin().start());
@@ -455,12 +516,55 @@ fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
     let wary = with(&format!("ca: '{other}'"));
     wary.await_log("redis is away");
     assert_eq!(is_up(&wary), Some(0.0));
+
+    let careless = with("insecureSkipVerify: true");
+    await_redis(&careless, 1.0);
+    careless.client("a.test").get_with("/", &[("X-Key", "a")]).expect(429);
 }
 
 #[test]
-fn a_cluster_is_asked_where_the_keys_are() {
-    let nodes =
-        [(); 3].map(|()| RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]));
+fn a_redis_that_asks_for_certificates_gets_the_one_that_is_written() {
+    let dir = scratch();
+    let authority = Authority::new();
+    let (cert, key) = authority.issue(&["localhost"]).write(dir.path(), "redis");
+    let (own_cert, own_key) = authority.issue(&["edge"]).write(dir.path(), "edge");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("a writable directory");
+    let [cert, key, own_cert, own_key, ca] =
+        [&cert, &key, &own_cert, &own_key, &ca].map(|path| path.to_str().expect("a plain path"));
+    let server = RedisServer::with_tls(&[
+        "--tls-cert-file",
+        cert,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        ca,
+        "--tls-auth-clients",
+        "yes",
+    ]);
+    let (origin, rate) = (origin().start(), Rate { average: 1, burst: 1 });
+    let with = |tls: &str| {
+        let redis = format!("endpoints: ['localhost:{}'], timeout: 5s, tls: {{ {tls} }}", server.port());
+        proxy().origin("origin", &origin).config(&document(rate, &redis)).start()
+    };
+
+    let shown = with(&format!("ca: '{ca}', cert: '{own_cert}', key: '{own_key}'"));
+    await_redis(&shown, 1.0);
+    shown.client("a.test").get_with("/", &[("X-Key", "a")]).expect(200);
+    shown.client("a.test").get_with("/", &[("X-Key", "a")]).expect(429);
+
+    let nameless = with(&format!("ca: '{ca}'"));
+    nameless.await_log("redis is away");
+    nameless.client("a.test").get_with("/", &[("X-Key", "a")]).expect(200);
+}
+
+/// A node of a cluster that does not exist yet.
+fn cluster_node() -> RedisServer {
+    RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
+}
+
+/// Makes these the masters of a cluster.
+fn make_cluster(nodes: &[RedisServer]) {
     for (index, node) in nodes.iter().enumerate() {
         let (first, last) = (index * 5_462, ((index + 1) * 5_462).min(16_384) - 1);
         node.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
@@ -469,12 +573,18 @@ fn a_cluster_is_asked_where_the_keys_are() {
             node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port().to_string()]);
         }
     }
-    for node in &nodes {
+    for node in nodes {
         eventually("the cluster is whole", || {
             let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connect()).expect("a text");
             info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
         });
     }
+}
+
+#[test]
+fn a_cluster_is_asked_where_the_keys_are() {
+    let nodes: Vec<_> = (0..3).map(|_| cluster_node()).collect();
+    make_cluster(&nodes);
     let origin = origin().start();
     let endpoints: Vec<String> = nodes.iter().map(|node| format!("'{}'", node.address())).collect();
     let redis = format!("endpoints: [{}], timeout: 5s", endpoints.join(", "));
@@ -491,6 +601,64 @@ fn a_cluster_is_asked_where_the_keys_are() {
     for node in &nodes {
         assert!(node.keys().iter().any(|key| key.contains("limit")), "every node has some of them");
     }
+}
+
+#[test]
+fn a_cluster_that_loses_a_master_fails_over_and_the_limit_goes_on() {
+    let mut masters: Vec<_> = (0..3).map(|_| cluster_node()).collect();
+    make_cluster(&masters);
+    let successor = cluster_node();
+    successor.command(&["CLUSTER", "MEET", "127.0.0.1", &masters[0].port().to_string()]);
+    let id: String = redis::cmd("CLUSTER").arg("MYID").query(&mut masters[0].connect()).expect("an id");
+    eventually("it may become a replica of the first", || {
+        let replicate = redis::cmd("CLUSTER").arg("REPLICATE").arg(&id).to_owned();
+        replicate.query::<()>(&mut successor.connect()).is_ok()
+    });
+    eventually("it is in step", || {
+        let mut info = redis::cmd("INFO");
+        let info: String = info.arg("replication").query(&mut successor.connect()).expect("a text");
+        info.contains("master_link_status:up")
+    });
+    for node in &masters {
+        eventually("everybody knows it", || {
+            let nodes: String =
+                redis::cmd("CLUSTER").arg("NODES").query(&mut node.connect()).expect("a text");
+            nodes.lines().any(|line| line.contains("slave") && line.contains(&id))
+        });
+    }
+    let (origin, rate) = (origin().start(), Rate { average: 1, burst: 2 });
+    let endpoints: Vec<String> = masters.iter().map(|node| format!("'{}'", node.address())).collect();
+    let redis = format!("endpoints: [{}], timeout: 2s, readTimeout: 2s", endpoints.join(", "));
+    let redis = document(rate, &redis).replace("maxDelay: 0", "maxDelay: 0\n        period: 1h");
+    let proxy = proxy().origin("origin", &origin).config(&redis).start();
+    await_redis(&proxy, 1.0);
+    let mut client = proxy.client("a.test");
+    let mut ask = |key: &str| client.get_with("/", &[("X-Key", key)]).status;
+    // A key of which the first master has the bucket, both tokens spent.
+    let spent = (0..100).map(|number| format!("before-{number}")).find(|key| {
+        let known = masters[0].keys().len();
+        assert_eq!([ask(key), ask(key)], [200, 200]);
+        masters[0].keys().len() > known
+    });
+    let spent = spent.expect("a third of them are there");
+    eventually("the replica has it", || successor.keys().len() == masters[0].keys().len());
+
+    masters.remove(0).kill();
+
+    eventually("the replica is promoted and asked", || {
+        // Whatever becomes of the cluster, no user sees an error of it.
+        assert!([200, 429].contains(&ask("meanwhile")));
+        let mut role = redis::cmd("ROLE");
+        let role: Vec<redis::Value> = role.query(&mut successor.connect()).expect("its role");
+        let master = role.first() == Some(&redis::Value::BulkString(b"master".to_vec()));
+        master && is_up(&proxy) == Some(1.0)
+    });
+    eventually("it decides about new keys", || {
+        let known = successor.keys().len();
+        (0..20).for_each(|number| assert!([200, 429].contains(&ask(&format!("after-{number}")))));
+        successor.keys().len() > known && is_up(&proxy) == Some(1.0)
+    });
+    assert_eq!(ask(&spent), 429, "what was spent before is spent");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sluicegate::limit::redis::{Answer, By, CODE, Question, Shape, Terms, call, read};
+use sluicegate::limit::redis::{Answer, By, CODE, Kind, Question, Shape, Terms, call, read};
 use sluicegate::limit::{Bound, Limit, LimitKey, LocalLimit, Part, Quota, Store, Window};
 
 use crate::harness::RedisServer;
@@ -36,7 +36,7 @@ fn limit(windows: &[(u64, u64, u64)]) -> Arc<Limit> {
 }
 
 fn question(limit: &Limit, name: &str, cost: u64) -> Question {
-    Question { shape: Arc::new(Shape::new("test", name, limit)), digest: [7; 16], cost, owed: false }
+    Question { shape: Arc::new(Shape::new("test", name, limit)), digest: [7; 16], cost, kind: Kind::Ask }
 }
 
 /// Numbers around those people write, in whole microseconds as Redis counts.
@@ -87,6 +87,61 @@ fn redis_decides_exactly_as_memory_does() {
     result.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// What is given back in between: which of what was taken, if any.
+fn steps_to_and_fro() -> impl Strategy<Value = Vec<(u64, u64, Option<usize>)>> {
+    let gap = prop_oneof![3 => Just(0_u64), 3 => 0..100_u64, 1 => 0..300_u64];
+    let back = prop_oneof![Just(None), (0..100_usize).prop_map(Some)];
+    prop::collection::vec((gap, 1..4_u64, back), 1..60)
+}
+
+#[test]
+fn what_is_given_back_is_given_back_exactly_as_in_memory() {
+    let server = RedisServer::start();
+    let connection = RefCell::new(server.connect());
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let run = Cell::new(0);
+    let key = LimitKey::of(&[Part::Bytes(b"a")]);
+    let result = runner.run(&(windows(), steps_to_and_fro()), |(windows, steps)| {
+        run.set(run.get() + 1);
+        let limit = limit(&windows);
+        let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
+        let memory =
+            LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound, 0).expect("few quotas");
+        let mut now = 1_000_000_000_000_u64;
+        let mut taken = Vec::new();
+        let one = |now: u64, question: Question| {
+            ask(&mut connection.borrow_mut(), &clocked(now), &[question]).remove(0)
+        };
+        for (gap, cost, back) in steps {
+            let (average, period, _) = windows[0];
+            now += u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average)))
+                .expect("short");
+            let mut question = question(&limit, &run.get().to_string(), cost);
+            match back {
+                Some(which) if !taken.is_empty() => {
+                    let which = which % taken.len();
+                    let (receipt, cost, since, spent) = taken.swap_remove(which);
+                    memory.give_back(now * MICRO, key, &receipt);
+                    question.cost = cost;
+                    question.kind = Kind::Back { since, spent };
+                    one(now, question);
+                }
+                _ if limit.never(cost).is_some() => {}
+                _ => {
+                    let (ours, receipt) = memory.take(now * MICRO, key, cost);
+                    let theirs = one(now, question);
+                    prop_assert_eq!(theirs.taken, ours.allowed, "at {} for {}", now, cost);
+                    if theirs.taken {
+                        taken.push((receipt, cost, now, theirs.spent));
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn a_refusal_by_one_window_takes_nothing_from_the_others() {
     let server = RedisServer::start();
@@ -121,7 +176,7 @@ fn what_is_given_away_already_is_counted_beyond_the_bucket_and_paid_back() {
     let mut connection = server.connect();
     let limit = limit(&[(1, 1_000_000, 2)]);
     let mut owed = question(&limit, "m", 5);
-    owed.owed = true;
+    owed.kind = Kind::Owed;
     assert!(ask(&mut connection, &clocked(1_000_000), &[owed])[0].taken);
 
     let one = [question(&limit, "m", 1)];

@@ -556,3 +556,31 @@ fn what_is_no_tls_at_all_is_counted_and_ended() {
     let config: Arc<rustls::ClientConfig> = trusting(&authority, None);
     assert_eq!(TlsClient::open(proxy.address("web"), "a.test", &config).get("a.test", "/").status, 200);
 }
+
+#[test]
+fn connections_that_have_not_begun_do_not_hold_up_a_shutdown() {
+    let (dir, authority, pod) = (scratch(), Authority::new(), origin().start());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let mut proxy = proxy()
+        .origin("pod", &pod)
+        .name("dir", dir.path().display().to_string())
+        .web(
+            "transport: { respondingTimeouts: { headTimeout: 60s, handshakeTimeout: 60s }, \
+             lifeCycle: { requestAcceptGraceTimeout: 0s, graceTimeOut: 60s } }",
+        )
+        .config(&format!(
+            "http:\n  routers:\n    r: {{ rule: 'PathPrefix(`/`)', service: s, tls: {{}} }}\n  services:\n    \
+             s: {{ loadBalancer: {{ servers: [{{ url: '{{pod}}' }}] }} }}\n{ONE}"
+        ))
+        .start();
+    let silent = Client::connect(proxy.address("web"), "a.test");
+    let mut halfway = Client::connect(proxy.address("web"), "a.test");
+    halfway.send([22, 3, 1]);
+    eventually_equal("handshakes under way", 1.0, || proxy.metric("sluicegate_tls_handshakes_in_progress"));
+    eventually_equal("connections", 2.0, || proxy.metric("sluicegate_connections_open"));
+
+    proxy.signal("TERM");
+
+    assert!(proxy.wait_exit().success());
+    drop((silent, halfway));
+}

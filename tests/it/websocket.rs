@@ -182,3 +182,73 @@ fn a_websocket_over_http1_carries_messages_both_ways() {
     drop(socket);
     proxy.await_metric("sluicegate_entrypoint_requests_total{protocol=\"websocket\"}", 1.0);
 }
+
+#[test]
+fn a_websocket_over_http2_goes_on_through_a_shutdown_and_ends_when_it_wants() {
+    let pod = pod();
+    let mut proxy = proxy()
+        .all_to(&pod)
+        .web("transport: { lifeCycle: { requestAcceptGraceTimeout: 0s, graceTimeOut: 60s } }")
+        .start();
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        let (mut response, mut stream) = open(&send, "websocket", "/chat").await.unwrap();
+        proxy.signal("TERM");
+        // GOAWAY has come.
+        while send.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        send_all(&mut stream, Bytes::from("still"), false).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < 5 {
+            let data = response.body_mut().data().await.unwrap().unwrap();
+            response.body_mut().flow_control().release_capacity(data.len()).unwrap();
+            got.extend_from_slice(&data);
+        }
+        assert_eq!(got, b"still");
+        stream.send_data(Bytes::new(), true).unwrap();
+        crate::harness::h2::read_body(response.body_mut()).await.unwrap();
+    });
+    assert!(proxy.wait_exit().success());
+}
+
+#[test]
+fn a_websocket_over_http2_does_not_outlast_the_grace() {
+    let pod = pod();
+    let mut proxy = proxy()
+        .all_to(&pod)
+        .web("transport: { lifeCycle: { requestAcceptGraceTimeout: 0s, graceTimeOut: 500ms } }")
+        .start();
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        let (mut response, _stream) = open(&send, "websocket", "/chat").await.unwrap();
+        proxy.signal("TERM");
+        let end = response.body_mut().data().await;
+        assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    });
+    assert!(proxy.wait_exit().success());
+}
+
+#[test]
+fn a_websocket_to_an_h2c_server_is_a_502_that_says_why() {
+    let pod = crate::harness::h2::h2_origin(crate::harness::h2::echo);
+    let proxy = proxy()
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  \
+             services: {{ s: {{ loadBalancer: {{ servers: [{{ url: '{}' }}] }} }} }}\naccessLog: {{ format: json }}\n",
+            pod.url()
+        ))
+        .start();
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        let (response, _) = open(&send, "websocket", "/chat").await.unwrap();
+        assert_eq!(response.status(), 502);
+    });
+    let mut client = proxy.client("a.test");
+    let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x")];
+    client.request("GET", "/chat", &upgrade, b"").expect(502);
+    let other = [("Connection", "Upgrade"), ("Upgrade", "other")];
+    client.request("GET", "/x", &other, b"").expect(200);
+    proxy.await_metric("sluicegate_refusals_total{code=\"no_websocket\"}", 2.0);
+    assert_eq!(pod.hits(), 1);
+}

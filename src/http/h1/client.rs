@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
 use super::encode::{self, Encoding, Outgoing, RequestExtras};
@@ -21,6 +21,7 @@ use super::splice::{self, Pipe};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// What a pod's head may hold. Generous: a pod is the operator's own.
@@ -34,6 +35,8 @@ const SEGMENT: u64 = 1200;
 /// How often, and how many milliseconds apart, a reset is waited for: a round trip within a cluster, and more.
 const RESET_LOOKS: u32 = 9;
 const RESET_PAUSE: Millis = 10;
+/// After what time an answer is first asked about; milliseconds.
+const FIRST_LOOK: Millis = 250;
 /// How long a body waits for the pod's `100 Continue` before it goes anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Millis = 1000;
 
@@ -59,6 +62,12 @@ pub trait Home: std::fmt::Debug {
 
     /// One that had served before ended instead of answering.
     fn was_stale(&self, unread: Unread);
+
+    /// Nothing has come of an answer for a while.
+    fn stands_still(&self);
+
+    /// An answer has come whole, but its connection can serve no other.
+    fn came_whole(&self);
 }
 
 /// Whether the other side has read a request that it did not answer.
@@ -83,7 +92,7 @@ pub struct Wants<'a> {
     /// The client waits for `100 Continue`: ask the pod before the body goes.
     pub expect_continue: bool,
     /// Gets each interim answer.
-    pub interim: &'a mut dyn FnMut(StatusCode, &HeaderMap),
+    pub interim: &'a mut dyn FnMut(StatusCode, &Fields),
     /// For all waits.
     pub slot: &'a Slot,
     /// From the request's last byte to the head of the answer; 0 for none.
@@ -92,6 +101,8 @@ pub struct Wants<'a> {
     pub idle_timeout: Millis,
     /// For everything.
     pub deadline: Millis,
+    /// Asked from time to time while the answer is awaited: whether that is in vain.
+    pub in_vain: Option<&'a dyn Fn() -> bool>,
 }
 
 /// Why no answer came.
@@ -125,6 +136,8 @@ pub enum ExchangeCause {
     IdleTimeout,
     /// [`Wants::deadline`] has come.
     Deadline,
+    /// [`Wants::in_vain`] says so.
+    InVain,
 }
 
 impl ClientConn {
@@ -216,6 +229,7 @@ impl ClientConn {
         let mut scan = HeadScan::default();
         let mut interim_left = MAX_INTERIM;
         let mut wait = Wait::default();
+        let mut looked = 0;
         let result = poll_fn(|cx| {
             sender.poll(&self.io, cx);
             if let Some(error) = sender.body_error.take() {
@@ -271,14 +285,25 @@ impl ClientConn {
                         (Phase::Sending, _, idle) => since.saturating_add(idle),
                         (Phase::Sent, timeout, _) => since.saturating_add(timeout),
                     };
-                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+                    let look = match (phase, wants.in_vain) {
+                        (Phase::Sent, Some(_)) => look_at(since, looked),
+                        _ => Millis::MAX,
+                    };
+                    ready!(wants.slot.poll_at(cx, at.min(wants.deadline).min(look)));
+                    if look < at.min(wants.deadline) {
+                        if wants.in_vain.is_some_and(|is_in_vain| is_in_vain()) {
+                            return Poll::Ready(Err(ExchangeCause::InVain));
+                        }
+                        looked = look;
+                        continue;
+                    }
                     return match phase {
                         _ if wants.deadline <= at => Poll::Ready(Err(ExchangeCause::Deadline)),
                         Phase::Sending => Poll::Ready(Err(ExchangeCause::IdleTimeout)),
                         Phase::Sent => Poll::Ready(Err(ExchangeCause::HeaderTimeout)),
                         Phase::Continue => {
                             sender.waits_for_continue = false;
-                            (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                            (wants.interim)(StatusCode::CONTINUE, &Fields::new());
                             sender.poll(&self.io, cx);
                             continue;
                         }
@@ -356,6 +381,7 @@ impl ClientConn {
             length,
             sender: (!sender.is_done()).then(|| Box::new(sender)),
             home: Rc::clone(home),
+            still: false,
             _stream: Stream::begin(),
         };
         // What a `HEAD` would have had is told by its fields alone; a 204 has no length at all (RFC 9110 §8.6).
@@ -395,6 +421,14 @@ impl ClientConn {
             slot.until((clock::now() + RESET_PAUSE).min(deadline)).await;
         }
         self.io.was_closed_before()
+    }
+}
+
+/// When to look next whether it is in vain to wait `since` then: soon, and then after half as long again each time.
+pub(in crate::http) fn look_at(since: Millis, looked: Millis) -> Millis {
+    match looked {
+        0 => since + FIRST_LOOK,
+        _ => looked + (looked.saturating_sub(since) / 2).max(FIRST_LOOK / 2),
     }
 }
 
@@ -582,6 +616,8 @@ pub struct ResponseBody {
     sender: Option<Box<Sender>>,
     keep: bool,
     home: Rc<dyn Home>,
+    /// It was said to stand still.
+    still: bool,
     _stream: Stream,
 }
 
@@ -672,6 +708,17 @@ impl ResponseBody {
         })
     }
 
+    /// Nothing has come of it for a while.
+    pub fn stands_still(&mut self) {
+        self.still = true;
+        self.home.stands_still();
+    }
+
+    /// Whether it was said to stand still.
+    pub fn has_stood_still(&self) -> bool {
+        self.still
+    }
+
     /// Sends more of the request, if there is more.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) {
         if let (Some(sender), Some(conn)) = (&mut self.sender, &self.conn) {
@@ -691,17 +738,16 @@ impl ResponseBody {
 
     /// The answer is whole: the connection goes home if it can serve another.
     fn finish(&mut self) {
-        if let Some(mut conn) = self.conn.take()
-            && self.keep
-            && self.sender.is_none()
-            && conn.buf.is_empty()
-        {
+        let Some(mut conn) = self.conn.take() else { return };
+        if self.keep && self.sender.is_none() && conn.buf.is_empty() {
             conn.served += 1;
             conn.idle_since = clock::recent();
             if conn.buf.capacity() > KEPT {
                 conn.buf = BytesMut::new();
             }
             self.home.give_back(conn);
+        } else {
+            self.home.came_whole();
         }
     }
 }
@@ -722,6 +768,10 @@ mod tests {
         fn give_back(&self, _: Box<ClientConn>) {}
 
         fn was_stale(&self, _: Unread) {}
+
+        fn stands_still(&self) {}
+
+        fn came_whole(&self) {}
     }
 
     /// A connection that has served a request, and the pod's end of it.
@@ -743,7 +793,7 @@ mod tests {
             query: None,
             authority: Text::from_static("a.test"),
             version: http::Version::HTTP_11,
-            headers: HeaderMap::new(),
+            headers: Fields::new(),
         };
         let wants = Wants {
             upgrade: None,
@@ -753,6 +803,7 @@ mod tests {
             header_timeout: 0,
             idle_timeout: 0,
             deadline: Millis::MAX,
+            in_vain: None,
         };
         let home: Rc<dyn Home> = Rc::new(Nowhere);
         let exchange = conn.exchange(&head, body, wants, &home);

@@ -6,12 +6,12 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::HeaderMap;
 use http::{Method, StatusCode, Version};
 
 use super::framing::{Length, Piece};
 use super::io::Io;
 use crate::http::error::reason;
+use crate::http::fields::Fields;
 use crate::http::head::RequestHead;
 
 /// Pieces up to this size are copied behind what waits already, so that they leave in one write.
@@ -67,7 +67,7 @@ impl Outgoing {
     }
 
     /// Ends a chunked body.
-    pub fn finish_chunked(&mut self, trailers: Option<&HeaderMap>) {
+    pub fn finish_chunked(&mut self, trailers: Option<&Fields>) {
         self.text.extend_from_slice(b"0\r\n");
         if let Some(trailers) = trailers {
             put_fields(&mut self.text, trailers);
@@ -190,7 +190,7 @@ pub fn request_head(out: &mut BytesMut, head: &RequestHead, length: Length, extr
 }
 
 /// Writes a status line and fields, without the empty line.
-pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, headers: &HeaderMap) {
+pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, headers: &Fields) {
     out.reserve(512);
     match (version, status) {
         (Version::HTTP_11, StatusCode::OK) => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
@@ -220,7 +220,7 @@ pub fn put_content_length(out: &mut BytesMut, bytes: u64) {
 }
 
 /// Writes each field on a line of its own.
-pub fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+pub fn put_fields(out: &mut BytesMut, headers: &Fields) {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let start = out.len();
     // Room is made once for all of them.
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_request_head_is_written_with_its_framing() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         let head = RequestHead {
             method: Method::POST,

@@ -1,10 +1,10 @@
 //! Where a body ends (RFC 9112 §6, §7.1): a decoder of what comes, an encoder of what goes.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
 use memchr::memchr;
 
 use super::parse::{self, HeadLimits};
+use crate::http::fields::Fields;
 
 /// How a body is delimited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,7 +32,7 @@ pub enum Piece {
     /// Content; never empty.
     Data(Bytes),
     /// What follows the last chunk; the end.
-    Trailers(HeaderMap),
+    Trailers(Fields),
 }
 
 /// A chunk's size line with its extensions, in bytes. Extensions have no use that anybody knows of.
@@ -229,7 +229,7 @@ mod tests {
         length: Length,
         wire: &str,
         step: usize,
-    ) -> Result<(String, Option<HeaderMap>, bool), &'static str> {
+    ) -> Result<(String, Option<Fields>, bool), &'static str> {
         let mut decoder = Decoder::new(length);
         let (mut buf, mut content, mut trailers) = (BytesMut::new(), String::new(), None);
         for bytes in wire.as_bytes().chunks(step) {

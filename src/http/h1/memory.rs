@@ -7,7 +7,8 @@
 use std::cell::{Cell, RefCell};
 
 use bytes::BytesMut;
-use http::HeaderMap;
+
+use crate::http::fields::Fields;
 
 /// First read of a head, and the smallest of a body; most heads fit.
 pub(crate) const SMALL_READ: usize = 4 * 1024;
@@ -48,7 +49,7 @@ const MANY_FIELDS: usize = 128;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-    static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static MAPS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
     static BUDGETS: Cell<Budgets> = const { Cell::new(Budgets::DEFAULT) };
     static STREAMS: Cell<usize> = const { Cell::new(0) };
     static HEADS: Cell<usize> = const { Cell::new(0) };
@@ -77,12 +78,12 @@ pub(super) fn keep_buffer(mut buffer: BytesMut) {
 }
 
 /// An empty map with room for the fields of most heads.
-pub(super) fn fields() -> HeaderMap {
-    MAPS.with_borrow_mut(Vec::pop).unwrap_or_else(|| HeaderMap::with_capacity(FIELDS))
+pub(super) fn fields() -> Fields {
+    MAPS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Fields::with_capacity(FIELDS))
 }
 
 /// Takes back the map of a head that is done with.
-pub fn keep_fields(mut fields: HeaderMap) {
+pub fn keep_fields(mut fields: Fields) {
     if (FIELDS..=MANY_FIELDS).contains(&fields.capacity()) {
         fields.clear();
         MAPS.with_borrow_mut(|kept| {
@@ -135,6 +136,11 @@ impl HeadShare {
     /// Lets a head that is still coming grow to `bytes`; `false` when too many others are that large.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         self.set(if bytes > SMALL_READ { bytes } else { 0 })
+    }
+
+    /// Takes a whole head of so many bytes, at once; `false` when too many others are that large.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        bytes <= COMMON_HEAD || self.set(bytes)
     }
 
     /// A head of so many bytes is whole, and kept until its answer is sent.
@@ -210,11 +216,11 @@ mod tests {
         map.insert("x-secret", http::HeaderValue::from_static("1"));
         keep_fields(map);
         assert!(fields().is_empty());
-        keep_fields(HeaderMap::with_capacity(1000));
-        keep_fields(HeaderMap::new());
+        keep_fields(Fields::with_capacity(1000));
+        keep_fields(Fields::new());
         assert_eq!(MAPS.with_borrow(Vec::len), 0);
         for _ in 0..2 * KEPT {
-            keep_fields(HeaderMap::with_capacity(FIELDS));
+            keep_fields(Fields::with_capacity(FIELDS));
         }
         assert_eq!(MAPS.with_borrow(Vec::len), KEPT);
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use memchr::memchr;
 use smallvec::SmallVec;
@@ -15,6 +15,7 @@ use super::framing::Length;
 use super::memory;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 
@@ -146,9 +147,9 @@ pub fn request(
     let mut lines = Lines { bytes: &head, at: 0 };
     let line = lines.next_line().ok_or(ProxyError::BadRequest("empty head"))?;
     let start = request_line(&head, line)?;
-    let mut fields = Fields { headers: memory::fields(), ..Fields::default() };
+    let mut fields = Reading { headers: memory::fields(), ..Reading::default() };
     fields.read(&head, &mut lines, limits)?;
-    let Fields {
+    let Reading {
         headers,
         hosts,
         host,
@@ -234,7 +235,7 @@ fn check_authority(
     Checked::parse(Text::copy_from(text.as_str())).map(Rc::new).map_err(ProxyError::BadRequest)
 }
 
-fn announce(trailers: Vec<HeaderValue>, length: Length, headers: &mut HeaderMap) {
+fn announce(trailers: Vec<HeaderValue>, length: Length, headers: &mut Fields) {
     if length == Length::Chunked {
         for value in trailers {
             headers.append(header::TRAILER, value);
@@ -263,7 +264,7 @@ pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'st
     let mut lines = Lines { bytes: &head, at: 0 };
     let line = lines.next_line().ok_or("empty head")?;
     let (version, status) = status_line(&head[line])?;
-    let mut fields = Fields { headers: memory::fields(), ..Fields::default() };
+    let mut fields = Reading { headers: memory::fields(), ..Reading::default() };
     fields.read(&head, &mut lines, limits).map_err(|error| match error {
         ProxyError::BadRequest(what) => what,
         _ => "head too large",
@@ -305,9 +306,9 @@ pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'st
 ///
 /// # Errors
 /// What is wrong, in words for the log.
-pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<HeaderMap, &'static str> {
+pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<Fields, &'static str> {
     let mut lines = Lines { bytes: &block, at: 0 };
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     while let Some(line) = lines.next_line() {
         let (name, value) = split_field(&block, line)?;
         let value = field_value(block.slice(value))?;
@@ -315,7 +316,7 @@ pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<HeaderMap, &'static
             return Err("too many trailer fields");
         }
         if is_allowed_trailer(&name) {
-            headers.try_append(name, value).map_err(|_| "too many trailer fields")?;
+            headers.append(name, value);
         }
     }
     Ok(headers)
@@ -475,8 +476,8 @@ impl Lines<'_> {
 }
 
 #[derive(Default)]
-struct Fields {
-    headers: HeaderMap,
+struct Reading {
+    headers: Fields,
     hosts: usize,
     host: Option<Text>,
     length: Option<u64>,
@@ -514,7 +515,7 @@ struct Connection {
     named: SmallVec<[HeaderName; 1]>,
 }
 
-impl Fields {
+impl Reading {
     fn read(&mut self, head: &Bytes, lines: &mut Lines<'_>, limits: &HeadLimits) -> Result<(), ProxyError> {
         let mut count = 0;
         while let Some(line) = lines.next_line() {
@@ -572,11 +573,7 @@ impl Fields {
             // They end at this hop.
             header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION => {}
             name if is_hop_by_hop(&name) => {}
-            name => {
-                self.headers
-                    .try_append(name, value)
-                    .map_err(|_| ProxyError::HeadTooLarge { limit: 24_576, unit: "fields" })?;
-            }
+            name => self.headers.append(name, value),
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use http::{HeaderMap, StatusCode, Version};
+use http::{StatusCode, Version};
 
 use super::client::ResponseBody;
 use super::encode::{self, Encoding, Outgoing};
@@ -23,6 +23,7 @@ use crate::common::timer::{Slot, Wait};
 use crate::http::authority::Checked;
 use crate::http::body::{Body, BodyError};
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::head::ResponseHead;
 
 /// What a client may have sent ahead (pipelining) while its request is being served and still be watched
@@ -125,11 +126,20 @@ pub enum SendError {
     Deadline,
 }
 
+impl SendError {
+    /// Whether the pod did it, or the client, perhaps because it had waited for the pod.
+    pub fn is_pods_or_clients(&self) -> bool {
+        matches!(self, Self::Body(BodyError::Pod(_)) | Self::BodyStalled | Self::Client(_))
+    }
+}
+
 /// How long an answer's waits may last, in milliseconds; 0 for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct SendPatience {
     /// Nothing comes from the pod.
     pub body_idle: Millis,
+    /// The same, until it is told ([`Body::stands_still`]).
+    pub quiet: Millis,
     /// The client takes nothing.
     pub client_idle: Millis,
     /// For everything.
@@ -359,7 +369,7 @@ impl ServerConn {
     }
 
     /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
-    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(&self, status: StatusCode, headers: &Fields) {
         let state = &mut *self.state.borrow_mut();
         if status == StatusCode::CONTINUE {
             if !state.owes_continue {
@@ -445,6 +455,7 @@ impl ServerConn {
         let mut content = 0;
         let mut half_closed = self.state.borrow().half_closed;
         let mut pipe = None;
+        let mut quiet = patience.quiet;
         let result = std::future::poll_fn(|cx| {
             let mut passed = 0;
             loop {
@@ -553,7 +564,14 @@ impl ServerConn {
                     }
                     let at = wait.at(patience.body_idle);
                     let gone_at = if half_closed { wait.at(patience.half_closed) } else { Millis::MAX };
-                    ready!(slot.poll_at(cx, at.min(gone_at).min(patience.deadline)));
+                    let quiet_at = wait.at(quiet);
+                    let first = at.min(gone_at).min(patience.deadline);
+                    ready!(slot.poll_at(cx, first.min(quiet_at)));
+                    if quiet_at < first {
+                        quiet = 0;
+                        body.stands_still();
+                        continue;
+                    }
                     return Poll::Ready(Err(if gone_at < at.min(patience.deadline) {
                         SendError::Client(io::ErrorKind::ConnectionAborted.into())
                     } else if patience.deadline <= at {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri};
 
@@ -20,7 +20,8 @@ use super::server::{Part, poll_receive};
 use super::strip_connection_fields;
 use crate::common::clock::{self, Millis};
 use crate::http::body::{Body, BodyError};
-use crate::http::h1::client::{ExchangeCause, ExchangeError, Wants};
+use crate::http::fields::Fields;
+use crate::http::h1::client::{ExchangeCause, ExchangeError, Wants, look_at};
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::h1::memory::Stream;
 use crate::http::h1::parse::content_length;
@@ -50,6 +51,12 @@ pub trait Lease: std::fmt::Debug {
 
     /// Whether it is encrypted.
     fn is_tls(&self) -> bool;
+
+    /// Nothing has come of the answer for a while.
+    fn stands_still(&self);
+
+    /// The answer has come whole, with these trailers.
+    fn came_whole(&self, trailers: Option<&Fields>);
 }
 
 /// Opens a stream on a connection that may be shared.
@@ -99,6 +106,7 @@ pub async fn exchange(
     let mut waits_for_continue = expects;
     let mut interim_left = MAX_INTERIM;
     let mut wait = Wait::default();
+    let mut looked = 0;
     let result = poll_fn(|cx| {
         loop {
             if !waits_for_continue
@@ -122,7 +130,7 @@ pub async fn exchange(
                 if interim_left == 0 || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Err(ExchangeCause::Malformed("too many interim answers").into()));
                 }
-                (wants.interim)(status, interim.headers());
+                (wants.interim)(status, &interim.into_parts().0.headers.into());
                 waits_for_continue &= status != StatusCode::CONTINUE;
             }
             if expects && !waits_for_continue && !wait.started {
@@ -140,7 +148,18 @@ pub async fn exchange(
             } else {
                 (after(since, wants.idle_timeout), Some(ExchangeCause::IdleTimeout))
             };
-            ready!(wants.slot.poll_at(cx, at.min(wants.deadline)));
+            let look = match wants.in_vain {
+                Some(_) if wait.done || out.is_none() => look_at(since, looked),
+                _ => Millis::MAX,
+            };
+            ready!(wants.slot.poll_at(cx, at.min(wants.deadline).min(look)));
+            if look < at.min(wants.deadline) {
+                if wants.in_vain.is_some_and(|is_in_vain| is_in_vain()) {
+                    return Poll::Ready(Err(ExchangeCause::InVain.into()));
+                }
+                looked = look;
+                continue;
+            }
             if wants.deadline <= at {
                 return Poll::Ready(Err(ExchangeCause::Deadline.into()));
             }
@@ -148,7 +167,7 @@ pub async fn exchange(
                 Some(cause) => return Poll::Ready(Err(cause.into())),
                 None => {
                     waits_for_continue = false;
-                    (wants.interim)(StatusCode::CONTINUE, &HeaderMap::new());
+                    (wants.interim)(StatusCode::CONTINUE, &Fields::new());
                 }
             }
         }
@@ -174,7 +193,7 @@ pub async fn exchange(
         body: None,
     };
     let (parts, receive) = response.into_parts();
-    let mut headers = parts.headers;
+    let mut headers = Fields::from(parts.headers);
     if headers.len() > MAX_FIELDS {
         return Err(malformed("too many fields"));
     }
@@ -215,7 +234,8 @@ pub async fn exchange(
             unreleased: 0,
             length,
             sender,
-            _lease: lease,
+            lease,
+            still: false,
             _stream: Stream::begin(),
         })),
     ))
@@ -311,7 +331,7 @@ fn request_of(
     if expects_continue {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
-    *request.headers_mut() = headers;
+    *request.headers_mut() = headers.into();
     Ok(request)
 }
 
@@ -348,7 +368,9 @@ pub struct ResponseBody {
     length: Length,
     /// The rest of the request, where the pod answers before it has all of it.
     sender: Option<Box<(Outflow, Body)>>,
-    _lease: Box<dyn Lease>,
+    lease: Box<dyn Lease>,
+    /// It was said to stand still.
+    still: bool,
     _stream: Stream,
 }
 
@@ -362,6 +384,11 @@ impl ResponseBody {
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         self.poll_send(cx);
         let piece = ready!(poll_receive(&mut self.receive, &mut self.part, &mut self.unreleased, cx));
+        match &piece {
+            Some(Ok(Piece::Trailers(trailers))) => self.lease.came_whole(Some(trailers)),
+            Some(Ok(Piece::Data(_))) if self.receive.is_end_stream() => self.lease.came_whole(None),
+            _ => {}
+        }
         Poll::Ready(match piece {
             Some(Ok(piece)) => Some(Ok(piece)),
             Some(Err(error)) => Some(Err(BodyError::Pod(if error.is_library() {
@@ -373,6 +400,17 @@ impl ResponseBody {
             }))),
             None => None,
         })
+    }
+
+    /// Nothing has come of it for a while.
+    pub fn stands_still(&mut self) {
+        self.still = true;
+        self.lease.stands_still();
+    }
+
+    /// Whether it was said to stand still.
+    pub fn has_stood_still(&self) -> bool {
+        self.still
     }
 
     /// Sends more of the request, if there is more.

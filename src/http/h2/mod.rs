@@ -12,28 +12,26 @@ pub mod server;
 pub mod watch;
 pub mod wire;
 
+use http::header;
+
+use crate::http::fields::Fields;
+use crate::http::h1::parse::is_allowed_trailer;
+
 /// What a client that knows it speaks HTTP/2 begins with (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a trailer section has nothing that this hop keeps; see [`crate::http::h1::parse::is_allowed_trailer`].
-fn allowed_trailers(mut trailers: http::HeaderMap) -> http::HeaderMap {
-    let forbidden: Vec<_> =
-        trailers.keys().filter(|name| !crate::http::h1::parse::is_allowed_trailer(name)).cloned().collect();
-    for name in forbidden {
-        trailers.remove(name);
-    }
+fn allowed_trailers(trailers: http::HeaderMap) -> Fields {
+    let mut trailers = Fields::from(trailers);
+    trailers.retain(|name, _| is_allowed_trailer(name));
     trailers
 }
 
 /// Takes out what is about a connection and not about a message (RFC 9113 §8.2.2).
-fn strip_connection_fields(headers: &mut http::HeaderMap) {
-    use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    if headers.get(TE).is_some_and(|value| value != "trailers") {
-        headers.remove(TE);
-    }
+fn strip_connection_fields(fields: &mut Fields) {
+    fields.retain(|name, value| match *name {
+        header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => false,
+        header::TE => value == "trailers",
+        ref name => name != "keep-alive" && name != "proxy-connection",
+    });
 }

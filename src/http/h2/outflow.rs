@@ -4,9 +4,9 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use h2::SendStream;
-use http::HeaderMap;
 
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::h1::framing::{Length, Piece};
 
 /// What of a request's content is kept until the pod has answered, so that it can be sent again.
@@ -33,7 +33,7 @@ pub(super) struct Outflow {
 enum Next {
     Unknown,
     Data(Bytes),
-    Trailers(HeaderMap),
+    Trailers(Fields),
     End,
     Broken(BodyError),
 }
@@ -96,7 +96,7 @@ impl Outflow {
                         self.data = data;
                     }
                     Next::Trailers(trailers) => {
-                        return Poll::Ready(self.stream.send_trailers(trailers).map_err(closed));
+                        return Poll::Ready(self.stream.send_trailers(trailers.into()).map_err(closed));
                     }
                     Next::End => {
                         return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(closed));

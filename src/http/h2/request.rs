@@ -5,11 +5,12 @@
 
 use std::rc::Rc;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, Version};
 
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::h1::framing::Length;
 use crate::http::h1::parse::{HeadLimits, content_length};
 use crate::http::head::RequestHead;
@@ -41,6 +42,11 @@ pub enum Content {
 
 const BAD: fn(&'static str) -> ProxyError = ProxyError::BadRequest;
 
+/// Bytes that fields take while a request is served: as in RFC 9113 §10.5.1.
+pub fn weight(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 /// Reads a request. `known` is an authority that was checked before.
 ///
 /// # Errors
@@ -51,7 +57,7 @@ pub fn request(
     limits: &HeadLimits,
     known: Option<&Rc<Checked>>,
 ) -> Result<ParsedRequest, ProxyError> {
-    let http::request::Parts { mut method, uri, mut headers, extensions, .. } = parts;
+    let http::request::Parts { mut method, uri, headers, extensions, .. } = parts;
     if headers.len() > limits.fields {
         return Err(ProxyError::HeadTooLarge { limit: limits.fields, unit: "fields" });
     }
@@ -68,7 +74,8 @@ pub fn request(
     if uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
         return Err(BAD("scheme is neither http nor https"));
     }
-    let fields = Fields::read(&mut headers)?;
+    let mut headers = Fields::from(headers);
+    let fields = Reading::read(&mut headers)?;
     let host = fields.host;
     let text = match (uri.authority(), &host) {
         (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host.as_str()) => {
@@ -145,14 +152,14 @@ fn target(uri: &http::Uri, method: &Method) -> Result<(Text, Option<Text>), Prox
 }
 
 /// What is taken out of the fields.
-struct Fields {
+struct Reading {
     host: Option<Text>,
     length: Option<u64>,
     expects_continue: bool,
 }
 
-impl Fields {
-    fn read(headers: &mut HeaderMap) -> Result<Self, ProxyError> {
+impl Reading {
+    fn read(headers: &mut Fields) -> Result<Self, ProxyError> {
         let mut fields = Self { host: None, length: None, expects_continue: false };
         let (mut hosts, mut lengths, mut cookies) = (0, 0, 0);
         let (mut expects, mut ends_here) = (false, false);
@@ -217,7 +224,7 @@ impl Fields {
 }
 
 /// Crumbs become one field again, because others read only one (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+fn join_cookies(headers: &mut Fields) {
     let mut joined = Vec::new();
     for crumb in headers.get_all(header::COOKIE) {
         if !joined.is_empty() {

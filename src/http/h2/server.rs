@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use super::limits::ServerLimits;
 use super::outflow::{Keep, OutError, Outflow, WaitsFor};
@@ -20,6 +20,7 @@ use super::{allowed_trailers, strip_connection_fields};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Wait};
 use crate::http::body::{Body, BodyError};
+use crate::http::fields::Fields;
 use crate::http::h1::framing::{Length, Piece};
 use crate::http::h1::memory::Stream;
 use crate::http::h1::server::{SendError, SendPatience};
@@ -83,14 +84,15 @@ impl ServerStream {
     }
 
     /// Sends an interim answer (RFC 9110 §15.2) ahead of the final one.
-    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(&self, status: StatusCode, headers: &Fields) {
         if status == StatusCode::CONTINUE && !self.owes_continue.take() {
             return;
         }
+        let mut headers = headers.clone();
+        strip_connection_fields(&mut headers);
         let mut response = http::Response::new(());
         *response.status_mut() = status;
-        *response.headers_mut() = headers.clone();
-        strip_connection_fields(response.headers_mut());
+        *response.headers_mut() = headers.into();
         // Fails only for a stream that is gone, of which its task learns by itself.
         let _ = self.respond.borrow_mut().send_informational(response);
     }
@@ -139,10 +141,11 @@ impl ServerStream {
     /// # Errors
     /// The client is gone.
     pub fn start_tunnel(&self, head: ResponseHead) -> Result<SendStream<Bytes>, SendError> {
+        let mut headers = head.headers;
+        strip_connection_fields(&mut headers);
+        headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         let mut response = http::Response::new(());
-        *response.headers_mut() = head.headers;
-        strip_connection_fields(response.headers_mut());
-        response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        *response.headers_mut() = headers.into();
         self.respond.borrow_mut().send_response(response, false).map_err(gone)
     }
 
@@ -162,10 +165,7 @@ impl ServerStream {
         let status = head.status;
         let no_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = body.length();
-        let mut response = http::Response::new(());
-        *response.status_mut() = status;
-        *response.headers_mut() = head.headers;
-        let headers = response.headers_mut();
+        let mut headers = head.headers;
         if !headers.contains_key(header::DATE)
             && let Ok(date) = HeaderValue::from_bytes(answer.date)
         {
@@ -184,7 +184,10 @@ impl ServerStream {
             }
         }
         // A link may have set what no message of HTTP/2 has.
-        strip_connection_fields(headers);
+        strip_connection_fields(&mut headers);
+        let mut response = http::Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers.into();
         let ends = no_content || answer.head_only || length == Length::Empty;
         let stream = self.respond.borrow_mut().send_response(response, ends).map_err(gone)?;
         if ends {
@@ -212,6 +215,7 @@ async fn send_content(
 ) -> Result<(), SendError> {
     let mut wait = Wait::default();
     let mut moved = (0, 0);
+    let mut quiet = patience.quiet;
     let result = poll_fn(|cx| {
         match out.poll(body, cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -235,7 +239,16 @@ async fn send_content(
             WaitsFor::Window => (patience.client_idle, SendError::ClientStalled),
         };
         let at = wait.at(idle);
-        ready!(slot.poll_at(cx, at.min(patience.deadline)));
+        let first = at.min(patience.deadline);
+        if out.waits_for() == WaitsFor::Body {
+            let quiet_at = wait.at(quiet);
+            if quiet_at < first {
+                ready!(slot.poll_at(cx, quiet_at));
+                quiet = 0;
+                body.stands_still();
+            }
+        }
+        ready!(slot.poll_at(cx, first));
         Poll::Ready(Err(if patience.deadline <= at { SendError::Deadline } else { stalled }))
     })
     .await;
@@ -252,7 +265,7 @@ fn break_off(stream: &mut SendStream<Bytes>, error: &SendError, grpc: bool) {
         SendError::Client(_) | SendError::ClientStalled | SendError::Body(_) => "",
     };
     if grpc && !status.is_empty() {
-        let mut trailers = HeaderMap::new();
+        let mut trailers = http::HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static(status));
         trailers.insert("grpc-message", HeaderValue::from_static("the answer broke off"));
         if stream.send_trailers(trailers).is_ok() {
@@ -297,7 +310,7 @@ impl RequestBody {
     /// The next piece; `None` at the end.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         if self.stream.owes_continue.get() {
-            self.stream.send_interim(StatusCode::CONTINUE, &HeaderMap::new());
+            self.stream.send_interim(StatusCode::CONTINUE, &Fields::new());
         }
         match poll_receive(&mut self.receive, &mut self.part, &mut self.unreleased, cx) {
             Poll::Ready(piece) => {

@@ -3,6 +3,8 @@
 //! The codec answers each PING and SETTINGS and forgets each PRIORITY, whatever their number; it says nothing of
 //! the streams that it resets by itself. Nine bytes of every frame tell both.
 
+use smallvec::SmallVec;
+
 use crate::common::clock::Millis;
 use crate::http::h2::limits::{BYTES_PER_UPDATE, FrameLimits, WINDOW};
 
@@ -60,6 +62,7 @@ struct FrameHead {
     length: u32,
     kind: u8,
     flags: u8,
+    stream: u32,
 }
 
 /// Finds the frames in a stream of bytes, however it is cut.
@@ -72,14 +75,20 @@ struct Scanner {
     /// The error code of an RST_STREAM, as far as it has come.
     code: u32,
     kind: u8,
+    stream: u32,
 }
 
 /// What a scanner found.
 enum Found {
     /// A frame begins.
     Frame(FrameHead),
-    /// A stream is reset for that reason.
-    Reset(u32),
+    /// A stream is reset for a reason.
+    Reset {
+        /// Which.
+        stream: u32,
+        /// Why.
+        code: u32,
+    },
 }
 
 impl Scanner {
@@ -94,7 +103,7 @@ impl Scanner {
                 }
                 self.left -= u32::try_from(taken).unwrap_or(self.left);
                 if self.left == 0 && self.kind == RST_STREAM {
-                    found(Found::Reset(self.code));
+                    found(Found::Reset { stream: self.stream, code: self.code });
                 }
                 bytes = &bytes[taken..];
                 continue;
@@ -104,13 +113,14 @@ impl Scanner {
             self.have += taken;
             bytes = &bytes[taken..];
             if self.have == 9 {
-                let [a, b, c, kind, flags, ..] = self.head;
+                let [a, b, c, kind, flags, d, e, f, g] = self.head;
                 let length = u32::from_be_bytes([0, a, b, c]);
                 self.have = 0;
                 self.left = length;
                 self.kind = kind;
                 self.code = 0;
-                found(Found::Frame(FrameHead { length, kind, flags }));
+                self.stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
+                found(Found::Frame(FrameHead { length, kind, flags, stream: self.stream }));
             }
         }
     }
@@ -127,11 +137,20 @@ pub struct Inbound {
     /// A field block has begun and not ended.
     in_block: bool,
     block_since: Option<Millis>,
+    /// Bytes of the field block that has begun and not ended.
+    block_bytes: usize,
+    /// The newest stream.
+    newest: u32,
+    /// Streams that the codec has not handed over yet: what it sends on them are refusals of its own.
+    unaccepted: SmallVec<[u32; 4]>,
     window_began: Millis,
     flood: Option<Flood>,
     /// When a frame last came.
     last_at: Millis,
 }
+
+/// Streams remembered that the codec has not handed over: more than may come in what is read at once.
+const UNACCEPTED: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -159,6 +178,9 @@ impl Inbound {
             begun: false,
             in_block: false,
             block_since: None,
+            block_bytes: 0,
+            newest: 0,
+            unaccepted: SmallVec::new(),
             window_began: now,
             flood: None,
             last_at: now,
@@ -174,7 +196,8 @@ impl Inbound {
             self.window_began = now;
             self.counts = Counts { continuations: self.counts.continuations, ..Counts::default() };
         }
-        let Self { limits, scanner, counts, begun, in_block, flood, .. } = self;
+        let Self { limits, scanner, counts, begun, in_block, block_bytes, newest, unaccepted, flood, .. } =
+            self;
         scanner.feed(&bytes[preface..], |found| {
             let Found::Frame(frame) = found else { return };
             let first = !std::mem::replace(begun, true);
@@ -184,6 +207,17 @@ impl Inbound {
                 _ => counts.take(frame, limits, in_block),
             };
             *flood = flood.or(over);
+            match frame.kind {
+                HEADERS => *block_bytes = frame.length as usize,
+                CONTINUATION => *block_bytes += frame.length as usize,
+                _ => {}
+            }
+            if frame.kind == HEADERS && frame.stream > *newest {
+                *newest = frame.stream;
+                if unaccepted.len() < UNACCEPTED {
+                    unaccepted.push(frame.stream);
+                }
+            }
         });
         let open = self.in_block || (self.scanner.left > 0 && self.scanner.kind == HEADERS);
         self.block_since = open.then(|| self.block_since.unwrap_or(now));
@@ -202,6 +236,22 @@ impl Inbound {
     /// Since when the fields of a request have been coming.
     pub fn block_since(&self) -> Option<Millis> {
         self.block_since
+    }
+
+    /// Bytes of the fields that have been coming.
+    pub fn block_bytes(&self) -> usize {
+        if self.in_block { self.block_bytes } else { 0 }
+    }
+
+    /// The codec has handed a stream over, or has answered it by itself; whether it was among those that it had not.
+    pub fn accepted(&mut self, stream: u32) -> bool {
+        match self.unaccepted.iter().position(|other| *other == stream) {
+            Some(place) => {
+                self.unaccepted.swap_remove(place);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Which limit of its own the codec ended the connection for. It does not tell, but a flood is mostly of one
@@ -271,11 +321,29 @@ pub struct Outbound {
     scanner: Scanner,
 }
 
+/// What goes out to a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sent {
+    /// Fields on a stream: an answer, or trailers.
+    Fields {
+        /// Which stream.
+        stream: u32,
+    },
+    /// A stream is reset.
+    Reset {
+        /// Which stream.
+        stream: u32,
+        /// Why.
+        code: u32,
+    },
+}
+
 impl Outbound {
-    /// Looks at bytes that went out; `reset` gets the code of each RST_STREAM among them.
-    pub fn feed(&mut self, bytes: &[u8], mut reset: impl FnMut(u32)) {
+    /// Looks at bytes that went out, and tells what is among them.
+    pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Sent)) {
         self.scanner.feed(bytes, |found| match found {
-            Found::Reset(code) => reset(code),
+            Found::Reset { stream, code } => each(Sent::Reset { stream, code }),
+            Found::Frame(FrameHead { kind: HEADERS, stream, .. }) => each(Sent::Fields { stream }),
             Found::Frame(_) => {}
         });
     }
@@ -394,9 +462,33 @@ mod tests {
         for step in 1..bytes.len() {
             let (mut outbound, mut codes) = (Outbound::default(), Vec::new());
             for piece in bytes.chunks(step) {
-                outbound.feed(piece, |code| codes.push(code));
+                outbound.feed(piece, |sent| match sent {
+                    Sent::Reset { stream: 1, code } => codes.push(code),
+                    sent => panic!("{sent:?}"),
+                });
             }
             assert_eq!(codes, [1, 8], "by {step}");
         }
+    }
+
+    #[test]
+    fn a_stream_is_the_codecs_own_until_it_is_handed_over() {
+        let mut inbound = begun(FrameLimits::default());
+        inbound.feed(&frame(HEADERS, END_HEADERS, &[0x82]), 1);
+        // Trailers open nothing.
+        inbound.feed(&frame(HEADERS, END_HEADERS, &[0x82]), 1);
+        assert!(!inbound.accepted(3));
+        assert!(inbound.accepted(1));
+        assert!(!inbound.accepted(1));
+    }
+
+    #[test]
+    fn fields_under_way_are_measured() {
+        let mut inbound = begun(FrameLimits::default());
+        inbound.feed(&frame(HEADERS, 0, &[0x82; 10]), 1);
+        inbound.feed(&frame(CONTINUATION, 0, &[0x82; 20]), 1);
+        assert_eq!(inbound.block_bytes(), 30);
+        inbound.feed(&frame(CONTINUATION, END_HEADERS, &[0x82; 5]), 1);
+        assert_eq!(inbound.block_bytes(), 0);
     }
 }

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::limits::FrameLimits;
-use super::watch::{Flood, Inbound, Outbound, Overrun};
+use super::watch::{Flood, Inbound, Outbound, Overrun, Sent};
 use crate::common::clock::{self, Millis};
 use crate::http::h1::io::Io;
 
@@ -21,10 +21,38 @@ pub struct Watch {
     outbound: RefCell<Outbound>,
     /// Codes of streams that were reset by us, until they are taken.
     resets: RefCell<Vec<u32>>,
+    /// Streams that the codec has refused by itself, until they are taken.
+    refused: RefCell<Vec<Refused>>,
     blocked_since: Cell<Option<Millis>>,
 }
 
+/// How the codec has refused a stream by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// With 431.
+    TooLarge,
+    /// With a reset for that reason.
+    Reset(u32),
+}
+
 impl Watch {
+    /// A stream has been handed over by the codec.
+    pub fn accepted(&self, stream: u32) {
+        self.inbound.borrow_mut().accepted(stream);
+    }
+
+    /// Bytes of the fields of a request that have come so far, if they have not all come.
+    pub fn block_bytes(&self) -> usize {
+        self.inbound.borrow().block_bytes()
+    }
+
+    /// Tells how the codec has refused streams since it was last asked.
+    pub fn take_refused(&self, each: impl FnMut(Refused)) {
+        if !self.refused.borrow().is_empty() {
+            self.refused.take().into_iter().for_each(each);
+        }
+    }
+
     /// The limit that the other side went over: from then on nothing more is read.
     pub fn flood(&self) -> Option<Flood> {
         self.inbound.borrow().flood()
@@ -61,12 +89,25 @@ impl Watch {
         match result {
             Poll::Ready(Ok(written)) => {
                 self.blocked_since.set(None);
-                self.inbound.borrow_mut().sent(*written as u64);
+                let mut inbound = self.inbound.borrow_mut();
+                inbound.sent(*written as u64);
                 let mut left = *written;
                 let mut outbound = self.outbound.borrow_mut();
                 for slice in slices {
                     let part = left.min(slice.len());
-                    outbound.feed(&slice[..part], |code| self.resets.borrow_mut().push(code));
+                    outbound.feed(&slice[..part], |sent| match sent {
+                        Sent::Fields { stream } => {
+                            if inbound.accepted(stream) {
+                                self.refused.borrow_mut().push(Refused::TooLarge);
+                            }
+                        }
+                        Sent::Reset { stream, code } => {
+                            self.resets.borrow_mut().push(code);
+                            if inbound.accepted(stream) {
+                                self.refused.borrow_mut().push(Refused::Reset(code));
+                            }
+                        }
+                    });
                     left -= part;
                     if left == 0 {
                         break;
@@ -97,6 +138,7 @@ impl Wire {
             inbound: RefCell::new(Inbound::new(limits, clock::now())),
             outbound: RefCell::default(),
             resets: RefCell::default(),
+            refused: RefCell::default(),
             blocked_since: Cell::new(None),
         });
         (Self { io, ahead, watch: Rc::clone(&watch) }, watch)

@@ -1,9 +1,10 @@
 -- Token buckets, many in one call. Whole numbers below 2^53 only, so that a double keeps each exactly.
 --
 -- KEYS  the buckets, group after group: what one request takes from, all or nothing.
--- ARGV  for each group: how many buckets, and 1 if what is taken was given away already and may exceed them;
---       for each of its buckets: units that a microsecond brings, units of a token, of a full bucket, that may
---       be lacking, to be taken.
+-- ARGV  for each group: how many buckets, and 1 if what is taken was given away already and may exceed them, 2
+--       if it was taken before and is given back; for each of its buckets: units that a microsecond brings, units
+--       of a token, of a full bucket, that may be lacking, to be taken; and with 2, when it was taken, and the
+--       units that were spent then: what time has brought back since is not given twice.
 -- A bucket is kept as text: "microseconds-since-1970 units-spent units-of-a-token units-of-a-full-bucket".
 -- Answers the time; then for each group 1 if it was taken, else 0, and for each of its buckets the units spent
 -- thereafter.
@@ -11,13 +12,18 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local answers, key, arg = { now }, 1, 1
 while key <= #KEYS do
-  local count, owed = tonumber(ARGV[arg]), ARGV[arg + 1] == '1'
+  local count, kind = tonumber(ARGV[arg]), ARGV[arg + 1]
   arg = arg + 2
   local buckets, taken = {}, 1
   for i = 1, count do
     local per, token, size = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
     local slack, cost = tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4])
     arg = arg + 5
+    if kind == '2' then
+      local since, then_spent = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+      arg = arg + 2
+      cost = -math.min(cost, math.max(0, then_spent - math.max(0, now - since) * per))
+    end
     local at, spent = now, 0
     -- A key that somebody else uses is an error here, or another text: it counts as a full bucket.
     local kept = redis.pcall('GET', KEYS[key])
@@ -37,7 +43,7 @@ while key <= #KEYS do
         end
       end
     end
-    if spent + cost - size > slack and not owed then taken = 0 end
+    if spent + cost - size > slack and kind == '0' then taken = 0 end
     buckets[i] = { KEYS[key], at, spent, per, token, size, cost }
     key = key + 1
   end
@@ -45,8 +51,8 @@ while key <= #KEYS do
   for i = 1, count do
     local name, at, spent, per, token, size, cost = unpack(buckets[i])
     if taken == 1 then
-      spent = spent + cost
-      if cost > 0 then
+      spent = math.max(0, spent + cost)
+      if cost ~= 0 then
         -- Kept until it is full again, and a second for clocks that are set back.
         local life = math.ceil((spent / per + at - now) / 1000) + 1000
         redis.call('SET', name, string.format('%.0f %.0f %.0f %.0f', at, spent, token, size), 'PX',

@@ -12,7 +12,7 @@ use redis::{
     RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
-use super::settings::{Address, Settings, Topology};
+use super::settings::{Address, Settings, Tls, Topology, Verify};
 
 /// Open connections, each of which carries any number of calls at once.
 #[derive(Debug)]
@@ -68,8 +68,8 @@ impl Link {
                 if !password.is_empty() {
                     builder = builder.set_client_to_sentinel_password(password.reveal());
                 }
-                if settings.tls.is_some() {
-                    let mode = TlsMode::Secure;
+                if let Some(tls) = &settings.tls {
+                    let mode = tls_mode(tls);
                     builder =
                         builder.set_client_to_redis_tls_mode(mode).set_client_to_sentinel_tls_mode(mode);
                     builder = builder
@@ -111,7 +111,7 @@ impl Link {
             builder = builder.password(settings.password.reveal());
         }
         if let Some(tls) = &settings.tls {
-            builder = builder.tls(TlsMode::Secure);
+            builder = builder.tls(tls_mode(tls));
             if tls.ca.is_some() || tls.client.is_some() {
                 builder = builder.certs(certificates(settings));
             }
@@ -157,10 +157,20 @@ fn config_error(what: &'static str) -> RedisError {
     (redis::ErrorKind::InvalidClientConfig, what).into()
 }
 
+fn tls_mode(tls: &Tls) -> TlsMode {
+    match tls.verify {
+        Verify::Yes => TlsMode::Secure,
+        Verify::No => TlsMode::Insecure,
+    }
+}
+
 fn connection_addr(settings: &Settings, address: &Address) -> ConnectionAddr {
     let (host, port) = (address.host.clone(), address.port);
     match &settings.tls {
-        Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        Some(tls) => {
+            let insecure = tls.verify == Verify::No;
+            ConnectionAddr::TcpTls { host, port, insecure, tls_params: None }
+        }
         None => ConnectionAddr::Tcp(host, port),
     }
 }

@@ -15,12 +15,13 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::super::decision::{Limit, Window};
+use super::super::key::LimitKey;
 use super::super::quota::{Quota, nanos};
 use super::backend::{Ask, Inner, Trouble};
 use super::connect::Link;
-use super::script::{self, By, CODE, Question, Shape};
+use super::script::{self, By, CODE, Kind, Question, Shape};
 use super::shared::Replica;
-use super::views::{Owed, Word};
+use super::views::{Owed, Returned, Word};
 
 /// Questions in one call. A call of so many keeps Redis busy for about 0.2 ms, in which it serves nobody else.
 const PER_CALL: usize = 64;
@@ -126,7 +127,7 @@ fn probe(inner: &Inner) -> Question {
     let one = std::num::NonZeroU64::MIN;
     let window = Window { name: "probe".into(), quota: Quota::new(one, Duration::from_micros(1), one) };
     let shape = Shape::new(&inner.settings.prefix, "probe", &Limit::new([window]));
-    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, owed: false }
+    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, kind: Kind::Ask }
 }
 
 /// A call that came to nothing.
@@ -275,16 +276,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells Redis what was given away without it.
+    /// Tells Redis what was given away without it, and what is given back.
     fn tell(&mut self) {
+        let most = if self.link.mixes() { PER_CALL } else { 1 };
         for replica in self.inner.replicas() {
             while replica.views.queued() > 0 && self.calls.len() < MAX_CALLS {
-                let mut owed = Vec::new();
-                replica.views.collect(if self.link.mixes() { PER_CALL } else { 1 }, &mut owed);
-                if owed.is_empty() {
+                let (mut owed, mut returned) = (Vec::new(), Vec::new());
+                replica.views.collect(most, &mut owed);
+                replica.views.collect_returned(most - owed.len(), &mut returned);
+                if owed.is_empty() && returned.is_empty() {
                     break;
                 }
-                let told = owed.into_iter().map(|owed| Telling::new(&replica, owed)).collect();
+                let owed = owed.into_iter().map(|owed| Telling::owed(&replica, owed));
+                let returned = returned.into_iter().map(|returned| Telling::returned(&replica, returned));
+                let told = owed.chain(returned).collect();
                 self.spawn(Batch { asks: Vec::new(), told, probe: None });
             }
         }
@@ -311,26 +316,50 @@ struct Batch {
     probe: Option<Question>,
 }
 
-/// Tokens that Redis is being told of; told again if nothing comes of it.
+/// Tokens that Redis is being told of.
 struct Telling {
     replica: Arc<Replica>,
-    owed: Owed,
+    about: About,
     question: Question,
     done: bool,
 }
 
+/// What Redis is told.
+enum About {
+    /// They were given away: told again if nothing comes of it.
+    Owed(Owed),
+    /// They are given back: not twice, so that it is lost rather than told again.
+    Returned(LimitKey),
+}
+
 impl Telling {
-    fn new(replica: &Arc<Replica>, owed: Owed) -> Self {
+    fn owed(replica: &Arc<Replica>, owed: Owed) -> Self {
         let shape = Arc::clone(&replica.shape);
-        let question = Question { shape, digest: owed.digest, cost: owed.tokens, owed: true };
-        Self { replica: Arc::clone(replica), owed, question, done: false }
+        let question = Question { shape, digest: owed.digest, cost: owed.tokens, kind: Kind::Owed };
+        Self { replica: Arc::clone(replica), about: About::Owed(owed), question, done: false }
+    }
+
+    fn returned(replica: &Arc<Replica>, returned: Returned) -> Self {
+        let Returned { key, digest, tokens, since, spent } = returned;
+        let (shape, kind) = (Arc::clone(&replica.shape), Kind::Back { since, spent });
+        let question = Question { shape, digest, cost: tokens, kind };
+        Self { replica: Arc::clone(replica), about: About::Returned(key), question, done: false }
+    }
+
+    fn done(&mut self, word: &Word<'_>) {
+        self.done = true;
+        let (views, limits) = (&self.replica.views, self.replica.limits());
+        match &self.about {
+            About::Owed(owed) => views.told(&limits, owed, word),
+            About::Returned(key) => views.learn(&limits, *key, self.question.digest, word),
+        }
     }
 }
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        if !self.done {
-            self.replica.views.not_told(&self.owed);
+        if let (false, About::Owed(owed)) = (self.done, &self.about) {
+            self.replica.views.not_told(owed);
         }
     }
 }
@@ -373,11 +402,8 @@ impl Batch {
                 }
                 let at = nanos(Instant::now());
                 for (telling, answer) in told.iter_mut().zip(answers) {
-                    telling.done = true;
-                    let replica = &telling.replica;
-                    let spent = replica.units(&answer.spent);
-                    let word = Word { spent: &spent, at, order: time };
-                    replica.views.told(&replica.limits(), &telling.owed, &word);
+                    let spent = telling.replica.units(&answer.spent);
+                    telling.done(&Word { spent: &spent, at, order: time });
                 }
             }
             Err(error) => {

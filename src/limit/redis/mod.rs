@@ -27,8 +27,8 @@ mod views;
 
 pub use backend::{Backend, Figures, Health, Trouble};
 pub use registry::Registry;
-pub use script::{Answer, By, CODE, Question, Shape, Spent, call, read};
-pub use settings::{Address, Secret, Settings, Tls, Topology};
-pub use shared::{Begun, Mode, OnFailure, Pending, SharedLimit, Use};
+pub use script::{Answer, By, CODE, Kind, Question, Shape, Spent, call, read};
+pub use settings::{Address, Secret, Settings, Tls, Topology, Verify};
+pub use shared::{Begun, GivesBack, Mode, OnFailure, Pending, Receipt, Settled, SharedLimit, Use};
 pub use terms::Terms;
 pub use views::{Tally, Views};

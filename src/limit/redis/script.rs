@@ -55,8 +55,24 @@ pub struct Question {
     pub digest: Digest,
     /// Tokens to be taken from each of its buckets.
     pub cost: u64,
-    /// Whether they have been given away already.
-    pub owed: bool,
+    /// How they are taken.
+    pub kind: Kind,
+}
+
+/// What a question is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// They are taken if all buckets have them.
+    Ask,
+    /// They have been given away already.
+    Owed,
+    /// They were taken, as an answer said, and are given back, less what time has brought back since.
+    Back {
+        /// Redis's time of that answer, in microseconds.
+        since: u64,
+        /// What it said was spent.
+        spent: Spent,
+    },
 }
 
 /// Units spent in Redis's numbers, one a window.
@@ -94,10 +110,18 @@ pub fn call<'a>(by: By<'_>, questions: impl Iterator<Item = &'a Question> + Clon
         }
     }
     for question in questions {
-        cmd.arg(question.shape.windows.len()).arg(u8::from(question.owed));
-        for (_, terms) in &question.shape.windows {
+        let (kind, back) = match &question.kind {
+            Kind::Ask => (0, None),
+            Kind::Owed => (1, None),
+            Kind::Back { since, spent } => (2, Some((since, spent))),
+        };
+        cmd.arg(question.shape.windows.len()).arg(kind);
+        for (index, (_, terms)) in question.shape.windows.iter().enumerate() {
             cmd.arg(terms.per_micro).arg(terms.token).arg(terms.size).arg(terms.slack);
             cmd.arg(terms.cost(question.cost));
+            if let Some((since, spent)) = back {
+                cmd.arg(since).arg(spent.get(index).copied().unwrap_or(0));
+            }
         }
     }
     cmd
@@ -139,7 +163,7 @@ mod tests {
     }
 
     fn question(windows: &[&str]) -> Question {
-        Question { shape: shape(windows), digest: [0xab; 16], cost: 1, owed: false }
+        Question { shape: shape(windows), digest: [0xab; 16], cost: 1, kind: Kind::Ask }
     }
 
     #[test]

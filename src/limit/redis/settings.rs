@@ -67,6 +67,18 @@ pub struct Tls {
     pub ca: Option<Arc<str>>,
     /// The client's certificate and its key.
     pub client: Option<(Arc<str>, Secret)>,
+    /// Whether Redis has to show whose it is.
+    pub verify: Verify,
+}
+
+/// Whether a certificate is looked at.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Verify {
+    /// It is, with its name.
+    #[default]
+    Yes,
+    /// Any will do: anybody on the way can read and change what is said.
+    No,
 }
 
 /// A host with its port.

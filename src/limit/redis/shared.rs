@@ -14,9 +14,11 @@ use super::super::decision::{Decision, Limit, Window};
 use super::super::key::{KeyBytes, LimitKey};
 use super::super::quota::{Nanos, Quota, nanos};
 use super::backend::{Backend, Reply, Trouble};
-use super::script::{Answer, Question, Shape};
+use super::script::{Answer, Kind, Question, Shape, Spent};
 use super::settings::Topology;
-use super::views::{Digest, Limits, Tally, Views, Word, judge};
+use super::views::{
+    Digest, KNOWN_FOR, KNOWN_FOR_IF_GIVEN_BACK, Limits, Returned, States, Tally, Views, Word, judge,
+};
 
 /// How Redis is asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,6 +63,17 @@ pub struct Use {
     pub replicas: NonZeroU64,
     /// Keys that this replica remembers something of.
     pub max_keys: NonZeroUsize,
+    /// Whether what is taken may be given back.
+    pub gives_back: GivesBack,
+}
+
+/// Whether what is taken may be given back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GivesBack {
+    /// Never.
+    No,
+    /// When the answer turns out not to count.
+    Perhaps,
 }
 
 /// What is refused by `closed` may be tried again after so long: about as long as Redis is left alone.
@@ -96,11 +109,39 @@ pub struct SharedLimit {
     how: Use,
 }
 
+/// A decision, and what goes with it.
+#[derive(Debug)]
+pub struct Settled {
+    /// What it is.
+    pub decision: Decision,
+    /// Whether `onFailure` made it, because Redis did not.
+    pub fallback: bool,
+    /// What was taken.
+    pub receipt: Receipt,
+}
+
+/// What was taken for a request, so that it can be given back.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Receipt {
+    /// Nothing, or nothing that could be given back.
+    #[default]
+    Nothing,
+    /// From Redis.
+    Redis {
+        /// Redis's time of its answer, in microseconds.
+        since: u64,
+        /// What it said was spent thereafter.
+        spent: Spent,
+    },
+    /// From this replica's share: the states of its buckets thereafter.
+    Share(SmallVec<[u128; 1]>),
+}
+
 /// What a request comes to.
 #[derive(Debug)]
 pub enum Begun {
     /// It is decided.
-    Decided(Decision),
+    Decided(Settled),
     /// Redis is asked.
     Asked(Pending),
 }
@@ -152,7 +193,7 @@ impl SharedLimit {
         let limits = self.replica.limits();
         if limits.whole.never(cost).is_some() {
             let states: SmallVec<[u128; 1]> = SmallVec::new();
-            return Begun::Decided(judge(limits.whole, &states, cost, now).0);
+            return Begun::Decided(by_us(judge(limits.whole, &states, cost, now).0));
         }
         let bytes = key.as_bytes();
         let key = LimitKey::of_bytes(key);
@@ -161,9 +202,13 @@ impl SharedLimit {
         }
         match self.how.mode {
             Mode::Exact => {
-                if let Some(refusal) = views.refusal(&limits, key, cost, now) {
+                let known_for = match self.how.gives_back {
+                    GivesBack::No => KNOWN_FOR,
+                    GivesBack::Perhaps => KNOWN_FOR_IF_GIVEN_BACK,
+                };
+                if let Some(refusal) = views.refusal(&limits, key, cost, now, known_for) {
                     count(&views.tally.known);
-                    return Begun::Decided(refusal);
+                    return Begun::Decided(by_us(refusal));
                 }
             }
             Mode::Lease(lease) => {
@@ -174,23 +219,30 @@ impl SharedLimit {
                     if urgent {
                         self.backend.inner.urgent.notify_one();
                     }
-                    return Begun::Decided(decision);
+                    return Begun::Decided(by_us(decision));
                 }
             }
         }
         let digest = digest_of(bytes);
         let shape = Arc::clone(&self.replica.shape);
-        match self.backend.ask(Question { shape, digest, cost, owed: false }) {
+        match self.backend.ask(Question { shape, digest, cost, kind: Kind::Ask }) {
             Ok(answer) => Begun::Asked(Pending { answer, key, digest, cost, at: now }),
             Err(trouble) => Begun::Decided(self.fall_back(now, key, || digest, cost, trouble)),
         }
     }
 
     /// Waits for Redis, no longer than `timeout`, and decides without it otherwise. `now` is asked for the time.
-    pub async fn settle(&self, mut pending: Pending) -> Decision {
+    pub async fn settle(&self, mut pending: Pending) -> Settled {
         let patience = self.backend.settings().timeout;
         let trouble = match tokio::time::timeout(patience, &mut pending.answer).await {
-            Ok(Ok(Ok((time, answer)))) => return self.learn(&pending, time, &answer),
+            Ok(Ok(Ok((time, answer)))) => {
+                let decision = self.learn(&pending, time, &answer);
+                let receipt = match answer.taken {
+                    true => Receipt::Redis { since: time, spent: answer.spent },
+                    false => Receipt::Nothing,
+                };
+                return Settled { decision, fallback: false, receipt };
+            }
             Ok(Ok(Err(trouble))) => trouble,
             // The task gave up what was on its way.
             Ok(Err(_)) => Trouble::Failed,
@@ -198,6 +250,25 @@ impl SharedLimit {
         };
         let now = nanos(Instant::now());
         self.fall_back(now, pending.key, || pending.digest, pending.cost, trouble)
+    }
+
+    /// Gives back what was taken, less what time has brought back meanwhile. Never waits: Redis is told in a moment,
+    /// and where it cannot be told time gives it back.
+    pub fn give_back(&self, now: Nanos, key: &KeyBytes, cost: u64, receipt: &Receipt) {
+        let views = &self.replica.views;
+        match receipt {
+            Receipt::Nothing => {}
+            Receipt::Redis { since, spent } => {
+                let digest = digest_of(key.as_bytes());
+                let (key, spent) = (LimitKey::of_bytes(key), spent.clone());
+                if views.return_to_redis(Returned { key, digest, tokens: cost, since: *since, spent }) {
+                    self.backend.inner.urgent.notify_one();
+                }
+            }
+            Receipt::Share(until) => {
+                views.give_back(&self.replica.limits(), LimitKey::of_bytes(key), cost, until, now);
+            }
+        }
     }
 
     fn learn(&self, pending: &Pending, time: u64, answer: &Answer) -> Decision {
@@ -245,7 +316,7 @@ impl SharedLimit {
         digest: impl FnOnce() -> Digest,
         cost: u64,
         trouble: Trouble,
-    ) -> Decision {
+    ) -> Settled {
         let views = &self.replica.views;
         count(match trouble {
             Trouble::Away => &views.tally.away,
@@ -253,16 +324,19 @@ impl SharedLimit {
             Trouble::Failed => &views.tally.failed,
             Trouble::Crowded => &views.tally.crowded,
         });
-        match self.how.on_failure {
+        let (decision, states): (_, Option<States>) = match self.how.on_failure {
             OnFailure::Local => views.fall_back(&self.replica.limits(), key, digest, cost, now),
             OnFailure::Open => {
                 let remaining = self.replica.whole.windows().iter().map(|window| window.quota.burst()).min();
-                Decision { allowed: true, wait: 0, remaining: remaining.unwrap_or(0), reset: 0, window: 0 }
+                let remaining = remaining.unwrap_or(0);
+                (Decision { allowed: true, wait: 0, remaining, reset: 0, window: 0 }, None)
             }
             OnFailure::Closed => {
-                Decision { allowed: false, wait: CLOSED_WAIT, remaining: 0, reset: CLOSED_WAIT, window: 0 }
+                let (wait, reset) = (CLOSED_WAIT, CLOSED_WAIT);
+                (Decision { allowed: false, wait, remaining: 0, reset, window: 0 }, None)
             }
-        }
+        };
+        Settled { decision, fallback: true, receipt: states.map_or(Receipt::Nothing, Receipt::Share) }
     }
 }
 
@@ -284,6 +358,11 @@ impl fmt::Display for SharedLimit {
             OnFailure::Open | OnFailure::Closed => Ok(()),
         }
     }
+}
+
+/// Decided here, and nothing of it can be given back.
+fn by_us(decision: Decision) -> Settled {
+    Settled { decision, fallback: false, receipt: Receipt::Nothing }
 }
 
 fn count(figure: &AtomicU64) {

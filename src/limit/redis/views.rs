@@ -16,9 +16,15 @@ use super::super::decision::{Decision, Limit};
 use super::super::key::{Fingerprint, LimitKey};
 use super::super::local::{Padded, shard_count};
 use super::super::quota::Nanos;
+use super::script::Spent;
 
 /// For how long a refusal is repeated without asking. An operator who deletes a key in Redis waits no longer.
-const KNOWN_FOR: Nanos = 1_000_000_000;
+pub(super) const KNOWN_FOR: Nanos = 1_000_000_000;
+/// The same where another replica may give tokens back meanwhile.
+pub(super) const KNOWN_FOR_IF_GIVEN_BACK: Nanos = 50_000_000;
+
+/// Tokens on their way back to Redis. More than these are not given back: their clients wait for time to do so.
+const MOST_RETURNED: usize = 4_096;
 
 /// A word that is older than the last one by so many microseconds comes from another clock, and counts.
 const CLOCK_STEP: u64 = 1_000_000;
@@ -110,6 +116,18 @@ pub(super) struct Owed {
     pub(super) tokens: u64,
 }
 
+/// Tokens that Redis gave away and gets back.
+#[derive(Clone, Debug)]
+pub(super) struct Returned {
+    pub(super) key: LimitKey,
+    pub(super) digest: Digest,
+    pub(super) tokens: u64,
+    /// When it did, by its own clock, in microseconds.
+    pub(super) since: u64,
+    /// What was spent then, in its own units.
+    pub(super) spent: Spent,
+}
+
 /// What Redis said of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Word<'a> {
@@ -126,6 +144,7 @@ pub(super) struct Word<'a> {
 pub struct Views {
     shards: Box<[Padded<Mutex<Shard>>]>,
     queued: AtomicUsize,
+    returned: Mutex<VecDeque<Returned>>,
     /// Figures for operators.
     pub tally: Tally,
 }
@@ -135,6 +154,7 @@ impl Default for Views {
         Self {
             shards: (0..shard_count()).map(|_| Padded::default()).collect(),
             queued: AtomicUsize::new(0),
+            returned: Mutex::default(),
             tally: Tally::default(),
         }
     }
@@ -146,23 +166,24 @@ impl Views {
         self.shards.iter().map(|shard| shard.0.lock().views.len()).sum()
     }
 
-    /// Keys of which Redis has not heard all.
+    /// Keys of which Redis has not heard all, and tokens that it gets back.
     pub(super) fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// The refusal of a request of a key that was refused a moment ago, if it would surely be refused again:
-    /// only time fills a bucket, and not enough of it has passed.
+    /// The refusal of a request of a key that was refused a moment ago (no longer than `known_for`), if it would
+    /// surely be refused again: only time fills a bucket, and not enough of it has passed.
     pub(super) fn refusal(
         &self,
         limits: &Limits<'_>,
         key: LimitKey,
         cost: u64,
         now: Nanos,
+        known_for: Nanos,
     ) -> Option<Decision> {
         let shard = self.shard(key).lock();
         let view = shard.views.get(&key)?;
-        if view.by_share || view.heard.is_none_or(|heard| now.saturating_sub(heard) > KNOWN_FOR) {
+        if view.by_share || view.heard.is_none_or(|heard| now.saturating_sub(heard) > known_for) {
             return None;
         }
         let (decision, _) = judge(limits.whole, &view.states, cost, now);
@@ -217,7 +238,7 @@ impl Views {
         }
     }
 
-    /// Decides by this replica's share.
+    /// Decides by this replica's share. With the states of its buckets thereafter, when something was taken.
     pub(super) fn fall_back(
         &self,
         limits: &Limits<'_>,
@@ -225,7 +246,7 @@ impl Views {
         digest: impl FnOnce() -> Digest,
         cost: u64,
         now: Nanos,
-    ) -> Decision {
+    ) -> (Decision, Option<States>) {
         // A share may hold fewer tokens than one request costs; it is then worth a whole bucket.
         let cost_here =
             limits.share.windows().iter().fold(cost, |cost, window| cost.min(window.quota.burst()));
@@ -241,18 +262,57 @@ impl Views {
             }
         }
         let Some(view) = shard.views.get_mut(&key) else {
-            return judge(limits.share, &States::new(), cost_here, now).0;
+            return (judge(limits.share, &States::new(), cost_here, now).0, None);
         };
         view.share(limits, now);
         let (decision, states) = judge(limits.share, &view.states, cost_here, now);
         if decision.allowed {
-            view.states = states;
+            view.states.clone_from(&states);
             // What time has brought back need not be told.
             let spent = view.tokens_spent(limits.share, now);
             view.unheard = (view.unheard + cost_here).min(spent);
             self.queue(&mut shard, key);
+            return (decision, Some(states));
         }
-        decision
+        (decision, None)
+    }
+
+    /// Gives back what was taken from a share: `until` are the states thereafter. Not once Redis is back and has been
+    /// told of it: then only time gives it back.
+    pub(super) fn give_back(
+        &self,
+        limits: &Limits<'_>,
+        key: LimitKey,
+        cost: u64,
+        until: &[u128],
+        now: Nanos,
+    ) {
+        let mut shard = self.shard(key).lock();
+        let Some(view) = shard.views.get_mut(&key).filter(|view| view.by_share) else { return };
+        let cost = limits.share.windows().iter().fold(cost, |cost, window| cost.min(window.quota.burst()));
+        for ((state, until), window) in view.states.iter_mut().zip(until).zip(limits.share.windows()) {
+            *state = window.quota.give_back(*state, cost, *until, now);
+        }
+        view.unheard = view.unheard.min(view.tokens_spent(limits.share, now));
+    }
+
+    /// Has Redis get back what it gave. `false` when too much is on its way back already.
+    pub(super) fn return_to_redis(&self, returned: Returned) -> bool {
+        let mut queue = self.returned.lock();
+        let fits = queue.len() < MOST_RETURNED;
+        if fits {
+            queue.push_back(returned);
+            self.queued.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// Takes at most `most` of what Redis gets back.
+    pub(super) fn collect_returned(&self, most: usize, to: &mut Vec<Returned>) {
+        let mut queue = self.returned.lock();
+        let count = most.min(queue.len());
+        to.extend(queue.drain(..count));
+        self.queued.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Takes at most `most` keys that Redis is to be told of.
@@ -491,7 +551,7 @@ mod tests {
     }
 
     fn fall_back(views: &Views, both: &Both, number: u64, now: Nanos) -> bool {
-        views.fall_back(&both.limits(), key(number), || [0; 16], 1, now).allowed
+        views.fall_back(&both.limits(), key(number), || [0; 16], 1, now).0.allowed
     }
 
     #[test]
@@ -538,6 +598,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_share_gets_back_can_be_taken_again_and_is_not_told() {
+        let (views, both) = (Views::default(), both(1, 9));
+        let take = || views.fall_back(&both.limits(), key(1), || [0; 16], 1, 0).1;
+        let taken: Vec<_> = (0..3).map(|_| take().expect("a share of three")).collect();
+        assert!(take().is_none());
+        views.give_back(&both.limits(), key(1), 1, &taken[2], 0);
+        assert!(take().is_some() && take().is_none());
+        for until in &taken {
+            views.give_back(&both.limits(), key(1), 1, until, 0);
+        }
+        let mut owed = Vec::new();
+        views.collect(10, &mut owed);
+        assert!(owed.is_empty(), "{owed:?}");
+    }
+
+    #[test]
+    fn what_goes_back_to_redis_has_a_bound() {
+        let views = Views::default();
+        let returned = || Returned { key: key(1), digest: [0; 16], tokens: 1, since: 0, spent: Spent::new() };
+        assert!((0..MOST_RETURNED).all(|_| views.return_to_redis(returned())));
+        assert!(!views.return_to_redis(returned()));
+        let mut collected = Vec::new();
+        views.collect_returned(usize::MAX, &mut collected);
+        assert_eq!((collected.len(), views.queued()), (MOST_RETURNED, 0));
+    }
+
+    #[test]
     fn a_share_counts_what_redis_has_said_before() {
         let (views, both) = (Views::default(), both(1, 9));
         let (_, token) = both.whole.windows()[0].quota.units();
@@ -566,7 +653,7 @@ mod tests {
         let (_, token) = both.whole.windows()[0].quota.units();
         let spent = [5 * u128::from(token)];
         views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &spent, at: 0, order: 1 });
-        let refused = |now| views.refusal(&both.limits(), key(1), 1, now).is_some();
+        let refused = |now| views.refusal(&both.limits(), key(1), 1, now, KNOWN_FOR).is_some();
         assert!(refused(0) && refused(SECOND));
         assert!(!refused(SECOND + 1), "somebody may have deleted the key");
         let spent = [u128::from(token)];

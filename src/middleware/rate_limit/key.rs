@@ -223,7 +223,7 @@ fn address(strategy: &IpStrategy, context: &LinkContext, head: &RequestHead) -> 
 
 /// The value of the first cookie of this name (RFC 6265 §5.4), without quotes.
 fn cookie<'a>(head: &'a RequestHead, name: &str) -> Option<&'a [u8]> {
-    head.headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(
+    head.headers.get_all(COOKIE).flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(
         |pair| {
             let pair = pair.trim_ascii();
             let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;

@@ -17,9 +17,10 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, REFERER, SET_COOKIE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::http::fields::Fields;
 use crate::telemetry::access_log::writer::{Signals, Writer};
 
 pub use crate::telemetry::access_log::record::{AccessRecord, End, OriginPart, PickedFields, TlsPart};
@@ -113,7 +114,7 @@ impl AccessLog {
     /// Returns nothing, and costs next to nothing, when none is wanted. A line in common or generic
     /// format shows two fields of the request and none of the responses. Unlike in Traefik, a field of
     /// credentials is kept only if it is named: `defaultMode: keep` alone redacts it.
-    pub fn pick(&self, headers: &HeaderMap) -> PickedFields {
+    pub fn pick(&self, headers: &Fields) -> PickedFields {
         let default = self.settings.fields.default_header_mode;
         let nothing =
             default == HeaderMode::Drop && self.header_modes.values().all(|mode| *mode == HeaderMode::Drop);

@@ -91,8 +91,8 @@ fn formatted(format: AccessLogFormat, records: impl IntoIterator<Item = AccessRe
     written(settings(&dir.path().join("made/access.log"), format), records)
 }
 
-fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn headers(fields: &[(&'static str, &'static str)]) -> Fields {
+    let mut headers = Fields::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }

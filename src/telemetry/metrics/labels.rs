@@ -192,6 +192,8 @@ labels! {
         ResponseHeaderTimeout => "response_header_timeout",
         /// One try took too long.
         AttemptTimeout => "attempt_timeout",
+        /// The endpoint was silent and has been ejected.
+        Stalled => "stalled",
         /// A response that is not HTTP.
         BadResponse => "bad_response",
         /// The first try took long, and a second one was sent beside it.
@@ -274,7 +276,7 @@ labels! {
         Refused => "refused",
         /// Goes on, although it would have been refused: the limit is in shadow mode.
         Shadow => "shadow",
-        /// Decided by this replica alone, because the shared store gave no answer in time.
+        /// Goes on by the word of `onFailure`, because the shared store gave no answer in time.
         Fallback => "fallback",
     }
 }
