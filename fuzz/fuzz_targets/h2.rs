@@ -19,7 +19,6 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use sluicegate::common::clock;
 use sluicegate::common::timer::Timers;
 use sluicegate::http::authority::Checked;
 use sluicegate::http::body::{Body, BodyError};
