@@ -326,7 +326,8 @@ impl AdminView for Status {
         let shared = self.shared.lock().clone();
         let mut statuses = ServerStatuses::new();
         let Some(shared) = shared else { return statuses };
-        for (name, service) in shared.snapshot.load().services.iter() {
+        let snapshot = shared.snapshot.load();
+        for (name, service) in snapshot.services.iter() {
             let ServiceKind::Balanced(balanced) = &service.kind else { continue };
             let states = statuses.entry(qualified(name.as_str())).or_default();
             for member in balanced.endpoints.load().members() {

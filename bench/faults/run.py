@@ -13,6 +13,7 @@ their defaults. Traffic goes over loopback, and a link to a network namespace th
 
 import argparse
 import asyncio
+import bisect
 import ctypes
 import os
 import pathlib
@@ -256,7 +257,8 @@ async def load(port, rate, seconds, method="GET", address="127.0.0.1"):
     for index in range(int(rate * seconds)):
         at = index / rate
         await asyncio.sleep(max(0, began + at - time.monotonic()))
-        tasks.append(asyncio.create_task(one(at, index + 1)))
+        # When it is sent, not when it should be: a busy machine may be late.
+        tasks.append(asyncio.create_task(one(time.monotonic() - began, index + 1)))
     await asyncio.gather(*tasks)
     return results
 
@@ -278,18 +280,13 @@ def read_log(path):
     return received, done
 
 
-def amplification(pods, rate, began, seconds):
+def amplification(pods, results, began, seconds):
     """The most that pods received for each request that clients sent, over any window."""
     times = sorted(at - began for log in pods for at, _, _ in read_log(log)[0])
-    worst, start, end = 0.0, 0, 0
-    for tenth in range(int((seconds - WINDOW) * 10) + 1):
-        left, right = tenth / 10, tenth / 10 + WINDOW
-        while start < len(times) and times[start] < left:
-            start += 1
-        while end < len(times) and times[end] < right:
-            end += 1
-        worst = max(worst, (end - start) / (rate * WINDOW))
-    return worst
+    sent = sorted(at for at, _, _, _ in results)
+    within = lambda marks, left: bisect.bisect_left(marks, left + WINDOW) - bisect.bisect_left(marks, left)
+    windows = [tenth / 10 for tenth in range(int((seconds - WINDOW) * 10) + 1)]
+    return max(within(times, left) / max(1, within(sent, left)) for left in windows)
 
 
 async def break_pod(pod, fault):
@@ -376,7 +373,7 @@ async def run_fault_on(edge, fault, rate, everyone, namespace):
         "failed before": sum(1 for r in results if r[0] < BREAK - 0.1 and r[1] != 200),
         "p99 healthy": p99([r for r in results if 1 <= r[0] < BREAK - 0.1]),
         "p99 fault": p99(during), "p99 later": p99(settled),
-        "amplification": amplification(logs, rate, began, END),
+        "amplification": amplification(logs, results, began, END),
         "recovery": back[0] if back else None,
     }
 

@@ -94,6 +94,16 @@ fn a_pod_that_hangs_after_accept_is_taken_out_without_any_key() {
     let shown = proxy.admin_get("/api/http/services/pods@file").expect(200).json();
     assert_eq!(shown["serverStatus"][b.url()], "DOWN", "{shown}");
     assert_eq!(shown["serverStatus"][a.url()], "UP", "{shown}");
+    let endpoints = shown["endpoints"].as_array().expect("a list");
+    let of = |url: String| endpoints.iter().find(|endpoint| endpoint["url"] == url).expect("listed");
+    assert_eq!(
+        (&of(a.url())["answers"], &of(a.url())["tier"]),
+        (&"admitted".into(), &"near".into()),
+        "{shown}"
+    );
+    assert_eq!(of(b.url())["answers"], "ejected", "{shown}");
+    assert_eq!(of(b.url())["ejection"]["reason"], "stalled", "{shown}");
+    assert_eq!(of(b.url())["draining"], false, "{shown}");
 }
 
 #[test]

@@ -35,6 +35,11 @@ http:
     )
 }
 
+/// The same in an hour, so that no token comes back while a test takes its time.
+fn hourly(rate: Rate, redis: &str) -> String {
+    document(rate, redis).replace("maxDelay: 0", "maxDelay: 0\n        period: 1h")
+}
+
 /// A proxy whose Redis is known to answer.
 fn replica(origin: &Origin, rate: Rate, redis: &str) -> Proxy {
     let proxy = proxy().origin("origin", origin).config(&document(rate, redis)).start();
@@ -343,8 +348,8 @@ fn the_policy_says_who_decides_without_redis() {
 
 /// Only failed logins count: `/fail` is answered with 401, all else with 200.
 fn logins(origin: &Origin, redis: &str) -> Proxy {
-    let text = document(Rate { average: 1, burst: 4 }, redis);
-    let text = text.replace("maxDelay: 0", "maxDelay: 0\n        period: 1h\n        countStatus: ['401']");
+    let text = hourly(Rate { average: 1, burst: 4 }, redis);
+    let text = text.replace("maxDelay: 0", "maxDelay: 0\n        countStatus: ['401']");
     proxy().origin("origin", origin).config(&text).start()
 }
 
@@ -505,7 +510,7 @@ fn tls_to_redis_trusts_the_ca_that_is_given_and_no_other() {
     let (origin, rate) = (origin().start(), Rate { average: 1, burst: 1 });
     let with = |tls: &str| {
         let redis = format!("endpoints: ['localhost:{}'], timeout: 5s, tls: {{ {tls} }}", server.port());
-        proxy().origin("origin", &origin).config(&document(rate, &redis)).start()
+        proxy().origin("origin", &origin).config(&hourly(rate, &redis)).start()
     };
 
     let trusting = with(&format!("ca: '{cert}'"));
@@ -545,7 +550,7 @@ fn a_redis_that_asks_for_certificates_gets_the_one_that_is_written() {
     let (origin, rate) = (origin().start(), Rate { average: 1, burst: 1 });
     let with = |tls: &str| {
         let redis = format!("endpoints: ['localhost:{}'], timeout: 5s, tls: {{ {tls} }}", server.port());
-        proxy().origin("origin", &origin).config(&document(rate, &redis)).start()
+        proxy().origin("origin", &origin).config(&hourly(rate, &redis)).start()
     };
 
     let shown = with(&format!("ca: '{ca}', cert: '{own_cert}', key: '{own_key}'"));
@@ -629,8 +634,7 @@ fn a_cluster_that_loses_a_master_fails_over_and_the_limit_goes_on() {
     let (origin, rate) = (origin().start(), Rate { average: 1, burst: 2 });
     let endpoints: Vec<String> = masters.iter().map(|node| format!("'{}'", node.address())).collect();
     let redis = format!("endpoints: [{}], timeout: 2s, readTimeout: 2s", endpoints.join(", "));
-    let redis = document(rate, &redis).replace("maxDelay: 0", "maxDelay: 0\n        period: 1h");
-    let proxy = proxy().origin("origin", &origin).config(&redis).start();
+    let proxy = proxy().origin("origin", &origin).config(&hourly(rate, &redis)).start();
     await_redis(&proxy, 1.0);
     let mut client = proxy.client("a.test");
     let mut ask = |key: &str| client.get_with("/", &[("X-Key", key)]).status;
@@ -648,7 +652,7 @@ fn a_cluster_that_loses_a_master_fails_over_and_the_limit_goes_on() {
     eventually("the replica is promoted and asked", || {
         // Whatever becomes of the cluster, no user sees an error of it.
         assert!([200, 429].contains(&ask("meanwhile")));
-        let mut role = redis::cmd("ROLE");
+        let role = redis::cmd("ROLE");
         let role: Vec<redis::Value> = role.query(&mut successor.connect()).expect("its role");
         let master = role.first() == Some(&redis::Value::BulkString(b"master".to_vec()));
         master && is_up(&proxy) == Some(1.0)

@@ -253,6 +253,22 @@ fn a_slow_first_try_is_overtaken_by_a_second_one() {
 }
 
 #[test]
+fn a_second_try_takes_its_turn_where_what_goes_out_is_limited() {
+    let (slow, fast) = (silent(), origin().always("fast").start());
+    // Four turns, and none comes back within the test.
+    let paced = ", hedge: { delay: 50ms }, outboundLimit: { average: 1, period: 1h, burst: 4, maxWait: 0 }";
+    let proxy = pair(&slow, &fast, "", paced, "");
+
+    for _ in 0..2 {
+        assert_eq!(proxy.get("a.test", "/").expect(200).text(), "fast");
+    }
+
+    let allowed = "sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"allowed\"}";
+    assert_eq!(proxy.metric(allowed), (slow.hits() + fast.hits()) as f64);
+    assert!(slow.hits() >= 1, "one of them was hedged");
+}
+
+#[test]
 fn what_is_not_idempotent_is_never_sent_twice() {
     let slow = || {
         origin()

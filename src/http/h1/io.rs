@@ -233,12 +233,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut().stream.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Stream::Tls(tls) => {
-                let mut bytes = BytesMut::with_capacity(buf.remaining());
-                ready!(tls.poll_read(cx, &mut bytes))?;
-                buf.put_slice(&bytes);
-                Poll::Ready(Ok(()))
-            }
+            Stream::Tls(tls) => tls.poll_read_buf(cx, buf).map_ok(|_| ()),
         }
     }
 }

@@ -124,28 +124,48 @@ impl TlsStream {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let start = buf.len();
+        let room = buf.capacity() - buf.len();
+        self.poll_read_with(cx, room, |bytes| buf.extend_from_slice(bytes))
+    }
+
+    /// As [`Self::poll_read`], for buffers of tokio's kind.
+    pub(super) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_read_with(cx, buf.remaining(), |bytes| buf.put_slice(bytes))
+    }
+
+    /// Gives `put` what has come, at most `room` bytes.
+    fn poll_read_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut room: usize,
+        mut put: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        let mut given = 0;
         loop {
-            let room = buf.capacity() - buf.len();
             if room == 0 {
-                return Poll::Ready(Ok(buf.len() - start));
+                return Poll::Ready(Ok(given));
             }
             if self.plain > 0 {
                 let mut reader = self.session.reader();
                 let bytes = reader.fill_buf()?;
                 let read = bytes.len().min(room);
-                buf.extend_from_slice(&bytes[..read]);
+                put(&bytes[..read]);
                 reader.consume(read);
                 self.plain -= read;
+                room -= read;
+                given += read;
                 continue;
             }
             if !self.behind.is_empty() {
                 self.feed_behind();
                 continue;
             }
-            let read = buf.len() - start;
-            if read > 0 {
-                return Poll::Ready(Ok(read));
+            if given > 0 {
+                return Poll::Ready(Ok(given));
             }
             if let Some(end) = &self.end {
                 return Poll::Ready(end.result());

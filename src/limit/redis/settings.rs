@@ -196,7 +196,7 @@ mod tests {
             username: "ann".to_owned(),
             password: secret.clone(),
             db: 3,
-            tls: Some(Tls { ca: None, client: Some(("cert".into(), secret)) }),
+            tls: Some(Tls { client: Some(("cert".into(), secret)), ..Tls::default() }),
             connections: 1,
             dial_timeout: Duration::ZERO,
             read_timeout: Duration::ZERO,
