@@ -708,7 +708,7 @@ impl Reloader {
                 break;
             };
             let left = accept.saturating_sub(since.elapsed());
-            tracing::info!(seconds = left.as_secs_f64(), "draining: still accepting");
+            tracing::info!(seconds = accept.as_secs_f64(), "draining: still accepting");
             self.go_on_for(left).await;
         }
         while finishing.join_next().await.is_some() {}

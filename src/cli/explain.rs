@@ -1,5 +1,6 @@
 //! `sluicegate explain`: what would become of a request, part by part.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,7 +64,10 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
 }
 
 fn head(args: &Explain) -> Result<RequestHead, String> {
-    let uri: Uri = args.url.parse().map_err(|error| format!("bad URL {:?}: {error}", args.url))?;
+    // As people say it, and as curl takes it: without a scheme.
+    let bare = !args.url.contains("://") && !args.url.starts_with(['/', '*']);
+    let url = if bare { Cow::Owned(format!("http://{}", args.url)) } else { Cow::Borrowed(&*args.url) };
+    let uri: Uri = url.parse().map_err(|error| format!("bad URL {:?}: {error}", args.url))?;
     let mut authority = uri.authority().map(ToString::to_string).unwrap_or_default();
     let mut headers = Fields::new();
     for line in &args.headers {

@@ -206,14 +206,15 @@ impl Problems {
 /// The known word nearest to `word`, if it is near enough to have been meant.
 ///
 /// Distance counts insertions, deletions, substitutions and swaps of neighbours, without regard to
-/// case; at most a third of the word's length may differ.
+/// case; at most a third of the word's length may differ, and something must be left of it.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let limit = (word.chars().count() / 3).max(1);
+    let length = word.chars().count();
+    let limit = (length / 3).max(1).min(length.saturating_sub(1));
     known
         .into_iter()
         .map(|candidate| (distance(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.chars().count())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -256,5 +257,9 @@ mod tests {
         assert_eq!(nearest("servcie", known), Some("service"));
         assert_eq!(nearest("Middleware", known), Some("middlewares"));
         assert_eq!(nearest("priority", known), None);
+        // Any letter is one step from any other.
+        assert_eq!(nearest("x", ["y"]), None);
+        assert_eq!(nearest("ab", ["abc", "b"]), Some("abc"));
+        assert_eq!(nearest("", ["y"]), None);
     }
 }

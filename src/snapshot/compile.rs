@@ -224,7 +224,10 @@ pub fn compile(
         previous,
         metrics,
         remarks,
-        entry_points_elsewhere: remarks == Remarks::All && config.is_dynamic(),
+        // Entry points with mistakes are missing from `config`, but are meant to be here.
+        entry_points_elsewhere: remarks == Remarks::All
+            && config.is_dynamic()
+            && !problems.iter().any(|problem| problem.path.starts_with(&ConfigPath::of(&["entryPoints"]))),
         said_so: false,
         tls: TlsCompiler::new(previous.map(|previous| &*previous.tls)),
         tls_hosts: BTreeMap::new(),

@@ -232,6 +232,8 @@ fn explain_says_which_router_and_why_not_the_others() {
         assert!(matched.contains(line), "no {line} in\n{matched}");
     }
 
+    assert_eq!(explain(&["a.test/api/users"]).expect(0).stdout, matched, "as curl takes it, too");
+
     let missed = explain(&["-X", "POST", "-H", "X-A: 1", "http://b.test/api/users"]);
     assert!(
         missed.stdout.contains("Method(`GET`)") && missed.stdout.contains("Host(`a.test`)"),
@@ -264,6 +266,11 @@ fn a_dynamic_file_of_traefiks_passes_check_on_its_own() {
 
     let report = run(dir.path(), ["check", &file]).expect(0).stdout;
     assert_eq!(report.matches("names of entry points are not checked").count(), 1, "{report}");
+
+    // Entry points that are there, but wrong, are not elsewhere.
+    let (dir, file) = with(&format!("entryPoints: {{ web: {{ address: \":80x\" }} }}\n{dynamic}"));
+    let report = run(dir.path(), ["check", &file]).expect(1).stdout;
+    assert!(report.contains("bad address") && !report.contains("are not checked"), "{report}");
 
     // With a static key it is a whole document, whose entry points are all there are.
     let (dir, file) = with(&format!("log: {{ level: DEBUG }}\n{dynamic}"));
