@@ -420,7 +420,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--peer", action="append", default=[])
     ap.add_argument("--extra", action="append", default=[])
-    ap.add_argument("--scenarios", default="h1,large,hosts,rl_high,rl_low,open,idle")
+    ap.add_argument("--scenarios", default="h1,large,rl_low,hosts,open,idle,tls1,h2,hs,tlslarge,idletls,ws,grpc")
     ap.add_argument("--mode", choices=["one", "all"], default="one")
     ap.add_argument("--workers", type=int)
     ap.add_argument("--rounds", type=int, default=5)
