@@ -506,15 +506,14 @@ impl RateLimit {
     }
 
     /// Asks the buckets in memory.
-    pub fn decide(&self, context: &mut LinkContext, head: &RequestHead) -> Admission {
-        let Some(question) = self.question(context, head) else { return Admission::Exempt };
+    pub fn decide(&self, context: &mut LinkContext, question: &Question<'_>) -> Admission {
         let now = nanos(context.now);
         if self.0.count.is_some() {
             let (decision, taken) = question.local.take(now, question.key, question.cost);
-            self.answer(context, &question, decision, TakenFrom::Memory(taken))
+            self.answer(context, question, decision, TakenFrom::Memory(taken))
         } else {
             let decision = question.local.decide(now, question.key, question.cost);
-            self.answer(context, &question, decision, TakenFrom::Nowhere)
+            self.answer(context, question, decision, TakenFrom::Nowhere)
         }
     }
 
@@ -566,7 +565,8 @@ impl RateLimit {
     /// # Errors
     /// [`ProxyError::RateLimited`] when there is none.
     pub fn on_request(&self, context: &mut LinkContext, head: &RequestHead) -> Result<Flow, ProxyError> {
-        match self.decide(context, head) {
+        let Some(question) = self.question(context, head) else { return Ok(Flow::Next) };
+        match self.decide(context, &question) {
             Admission::Exempt | Admission::Pass | Admission::Shadow => Ok(Flow::Next),
             Admission::Delay(delay) => Ok(Flow::NextAfter(delay)),
             Admission::Refuse(error) => Err(error),
@@ -909,10 +909,14 @@ mod tests {
         let link = edit("rateLimit", "{average: 1, period: 1s, shadow: true, responseFields: both}");
         let Edit::RateLimit(limit) = &link else { panic!("{link:?}") };
         let mut context = context();
-        assert!(matches!(limit.decide(&mut context, &request("/", &[])), Admission::Pass));
-        assert!(matches!(limit.decide(&mut context, &request("/", &[])), Admission::Shadow));
+        let decide = |context: &mut LinkContext| {
+            let question = limit.question(context, &request("/", &[])).expect("it is not exempt");
+            limit.decide(context, &question)
+        };
+        assert!(matches!(decide(&mut context), Admission::Pass));
+        assert!(matches!(decide(&mut context), Admission::Shadow));
         context.now += Duration::from_millis(900);
-        assert!(matches!(limit.decide(&mut context, &request("/", &[])), Admission::Delay(Duration::ZERO)));
+        assert!(matches!(decide(&mut context), Admission::Delay(Duration::ZERO)));
         let mut answer = response(&[]);
         link.on_response(&context, &mut answer);
         assert!(answer.headers.is_empty());

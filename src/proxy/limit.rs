@@ -24,7 +24,7 @@ pub async fn admit(
     let admission = match limit.question(&exchange.links, head) {
         None => Admission::Exempt,
         Some(question) => match question.shared() {
-            None => limit.decide(&mut exchange.links, head),
+            None => limit.decide(&mut exchange.links, &question),
             Some(shared) => {
                 let now = nanos(exchange.links.now);
                 let settled = match shared.begin(now, &question.bytes, question.cost) {
