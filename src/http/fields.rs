@@ -8,6 +8,10 @@ use std::ops::Index;
 
 use http::header::{HeaderName, HeaderValue};
 
+/// How many a head that comes in may have, whatever is configured: `http::HeaderMap`, which the codec of HTTP/2
+/// takes, panics beyond 24,576, and links add some.
+pub const MOST: usize = 24_000;
+
 /// Names with their values. A name may be there more than once.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Fields {

@@ -668,6 +668,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fields::Fields;
     use crate::middleware::Edit;
     use crate::middleware::testing::{context, context_of, edit, problems, request, response};
 
@@ -944,7 +945,7 @@ mod tests {
         assert!(passes(&link, &mut context, "/", &[]));
         let error = link.on_request(&mut context, &mut request("/", &[])).expect_err("too soon");
         let ProxyError::RateLimited(limited) = &error else { panic!("{error:?}") };
-        let mut headers = crate::http::fields::Fields::new();
+        let mut headers = Fields::new();
         limited.answer.refuse(limited, &mut headers);
         assert_eq!(error.status(), 503);
         assert_eq!(limited.answer.body.as_deref(), Some(&b"{\"error\": \"slow down\"}"[..]));

@@ -32,6 +32,7 @@ use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
+use crate::http::fields::Fields;
 use crate::http::h1::client::{ClientConn, ExchangeCause, ExchangeError, Home, Wants};
 use crate::http::h1::memory;
 use crate::http::h2;
@@ -254,8 +255,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// It got no turn.
-    pub(super) fn without_turn(error: ProxyError) -> Self {
+    /// Nothing was sent, and another try would come to the same.
+    pub(super) fn for_good(error: ProxyError) -> Self {
         Self { error, body: None, written: false, stale: false, cut: false, paid: false, crowded: false }
     }
 }
@@ -296,16 +297,7 @@ pub(super) async fn attempt(
         && endpoint.url().scheme() == Scheme::H2c
         && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
     {
-        let error = ProxyError::NoWebSocket { endpoint: endpoint.text() };
-        return Err(Failure {
-            error,
-            body: None,
-            written: false,
-            stale: false,
-            cut: false,
-            paid: false,
-            crowded: false,
-        });
+        return Err(Failure::for_good(ProxyError::NoWebSocket { endpoint: endpoint.text() }));
     }
     let times = exchange.route.map(|route| &route.timeouts);
     let own = exchange.attempt_timeout.or_else(|| times.and_then(|times| times.attempt));
@@ -333,22 +325,14 @@ pub(super) async fn attempt(
             if !crowded {
                 attempt.end(Outcome::of(&error));
             }
-            return Err(Failure {
-                error,
-                body: Some(body),
-                written: false,
-                stale: false,
-                cut: false,
-                paid: false,
-                crowded,
-            });
+            return Err(Failure { body: Some(body), crowded, ..Failure::for_good(error) });
         }
     };
     let header_timeout =
         times.and_then(|times| times.response_header).unwrap_or(transport.response_header_timeout);
     let client = exchange.client;
     let interim_wanted = head.version != http::Version::HTTP_10;
-    let mut interim = |status: StatusCode, headers: &crate::http::fields::Fields| {
+    let mut interim = |status: StatusCode, headers: &Fields| {
         // A client of HTTP/1.0 does not know interim answers (RFC 9110 §15.2).
         if interim_wanted {
             client.send_interim(status, headers);

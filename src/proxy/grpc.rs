@@ -154,6 +154,7 @@ pub fn translate(exchange: &Exchange<'_>, response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fields::Fields;
 
     #[test]
     fn timeouts_are_read_in_all_their_units_and_in_no_other_way() {
@@ -188,7 +189,7 @@ mod tests {
             (Method::POST, "application/grpcx", false),
             (Method::GET, "application/grpc", false),
         ] {
-            let mut headers = crate::http::fields::Fields::new();
+            let mut headers = Fields::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             let text = crate::http::text::Text::from_static;
             let head = RequestHead {

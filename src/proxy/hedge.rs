@@ -58,10 +58,10 @@ pub(super) async fn run(
                         if let Some(outbound) = &balanced.outbound {
                             // It waits for its turn like any other try, beside the first.
                             let service_turn = pace::service_turn(exchange, slot, service, outbound);
-                            service_turn.await.map_err(Failure::without_turn)?;
+                            service_turn.await.map_err(Failure::for_good)?;
                             let endpoint = &admission.endpoint;
                             let turn = pace::endpoint_turn(exchange, slot, service, outbound, endpoint);
-                            turn.await.map_err(Failure::without_turn)?;
+                            turn.await.map_err(Failure::for_good)?;
                         }
                         let (head, body) = (&mut twin, Body::Empty);
                         attempt(exchange, slot, service, balanced, admission, head, body, plain, false).await

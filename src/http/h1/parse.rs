@@ -15,7 +15,7 @@ use super::framing::Length;
 use super::memory;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
-use crate::http::fields::Fields;
+use crate::http::fields::{self, Fields};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 
@@ -573,6 +573,9 @@ impl Reading {
             // They end at this hop.
             header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION => {}
             name if is_hop_by_hop(&name) => {}
+            _ if self.headers.len() >= fields::MOST => {
+                return Err(ProxyError::HeadTooLarge { limit: fields::MOST, unit: "fields" });
+            }
             name => self.headers.append(name, value),
         }
         Ok(())
@@ -806,6 +809,18 @@ mod tests {
             let error = HeadScan::default().find_end(head.as_bytes(), &limits, Leniency::None).unwrap_err();
             assert_eq!(error.status().as_u16(), 431, "{head:?}");
         }
+    }
+
+    #[test]
+    fn more_fields_than_any_map_holds_are_refused_whatever_the_limit() {
+        let limits = HeadLimits { bytes: 1 << 20, fields: 100_000 };
+        let take = |fields| {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(fields));
+            request(Bytes::from(head), &limits, None)
+        };
+        let most = take(fields::MOST).expect("as many as there may be").head.headers;
+        assert_eq!(http::HeaderMap::from(most).len(), fields::MOST);
+        assert_eq!(take(fields::MOST + 1).expect_err("one more").status().as_u16(), 431);
     }
 
     #[test]
