@@ -501,11 +501,11 @@ async fn way_to(
     let core = exchange.core;
     let transport = &balanced.transport;
     let made = match endpoint.url().scheme() {
-        // Their futures would make that of every exchange larger.
+        Scheme::H2c => Box::pin(multiplexed(exchange, service, balanced, endpoint, terms)).await,
+        // Its future would make that of every exchange larger.
         Scheme::Https if transport.offers_http2() && exchange.upgrade.is_none() => {
-            Box::pin(by_alpn(exchange, service, balanced, endpoint, terms)).await
+            Box::pin(multiplexed(exchange, service, balanced, endpoint, terms)).await
         }
-        Scheme::H2c => Box::pin(by_prior_knowledge(exchange, service, balanced, endpoint, terms)).await,
         Scheme::Http | Scheme::Https => {
             let pool = own_pool(exchange, service, balanced, endpoint);
             // What cannot be sent again deserves a look at the socket itself.
@@ -541,8 +541,9 @@ async fn way_to(
     made
 }
 
-/// As the pod chooses with its TLS: whatever is there already, or a new connection that shows it.
-async fn by_alpn(
+/// By HTTP/2, unless the pod chooses otherwise with its TLS: whatever is there already, or a new connection that shows
+/// it.
+async fn multiplexed(
     exchange: &Exchange<'_>,
     service: &Service,
     balanced: &Balanced,
@@ -567,24 +568,6 @@ async fn by_alpn(
     Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
         Found::Shared(place) => Road::shared(exchange, service, place),
         Found::Own(io, ticket) => Road::own(ClientConn::new(io), ticket, own),
-    })
-}
-
-async fn by_prior_knowledge(
-    exchange: &Exchange<'_>,
-    service: &Service,
-    balanced: &Balanced,
-    endpoint: &Arc<Endpoint>,
-    mut terms: Terms<'_>,
-) -> Result<Road, ProxyError> {
-    let shared = shared_pool(exchange, service, balanced, endpoint);
-    let (dial, slot) = (terms.dial(exchange, balanced), terms.slot);
-    let ticket = || ticket_for(service, balanced, endpoint, terms.ticket.take());
-    Ok(match shared.find(Fresh::only_if(terms.fresh_only), slot, dial, ticket).await? {
-        Found::Shared(place) => Road::shared(exchange, service, place),
-        Found::Own(io, ticket) => {
-            Road::own(ClientConn::new(io), ticket, own_pool(exchange, service, balanced, endpoint))
-        }
     })
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
 
-use crate::harness::h2::{Answer, H2Origin, ask, connect, h2_origin, read, request, run, send_all};
+use crate::harness::h2::{
+    Answer, H2Origin, ask, connect, echo_call, h2_origin, read, request, run, send_all,
+};
 use crate::harness::{Proxy, Refused, origin, proxy};
 
 /// A message as gRPC frames it.
@@ -51,16 +53,7 @@ fn pod() -> H2Origin {
             }
             _ => {
                 assert_eq!(request.headers()["te"], "trailers");
-                let mut stream = request.into_body();
-                let mut send = respond.send_response(head().body(()).unwrap(), false)?;
-                while let Some(data) = stream.data().await {
-                    let data = data?;
-                    stream.flow_control().release_capacity(data.len())?;
-                    send_all(&mut send, data, false).await?;
-                }
-                let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                send.send_trailers(trailers)
+                echo_call(request, respond).await
             }
         }
     })

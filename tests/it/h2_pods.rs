@@ -1,12 +1,10 @@
 //! Pods with TLS that choose between HTTP/2 and HTTP/1.1 by ALPN.
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::SendRequest;
-use http::{HeaderMap, HeaderValue, Response};
 use tokio_tungstenite::tungstenite;
 
-use crate::harness::h2::{H2Origin, Speaks, ask, connect, echo, h2_origin_tls, request, run, send_all};
+use crate::harness::h2::{H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin_tls, request, run};
 use crate::harness::tls::{Authority, Pair};
 use crate::harness::{Load, Proxy, eventually, eventually_equal, proxy, scratch};
 
@@ -183,27 +181,10 @@ fn a_websocket_to_a_pod_of_http2_alone_is_a_502_that_names_the_reason() {
     assert_eq!(proxy.get("a.test", "/x").status, 200);
 }
 
-async fn one_call(
-    request: http::Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-) -> Result<(), h2::Error> {
-    let mut stream = request.into_body();
-    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("an answer");
-    let mut send: SendStream<Bytes> = respond.send_response(head, false)?;
-    while let Some(data) = stream.data().await {
-        let data = data?;
-        stream.flow_control().release_capacity(data.len())?;
-        send_all(&mut send, data, false).await?;
-    }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    send.send_trailers(trailers)
-}
-
 #[test]
 fn a_call_of_grpc_reaches_a_pod_with_tls() {
     let trust = Trust::new();
-    let pod = h2_origin_tls(&trust.pair, Speaks::Http2, one_call);
+    let pod = h2_origin_tls(&trust.pair, Speaks::Http2, echo_call);
     let proxy = trust.before(&pod, "", "");
     run(async {
         let mut send = connect(proxy.address("web")).await;

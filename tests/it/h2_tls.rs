@@ -127,16 +127,21 @@ fn a_request_for_a_host_with_other_options_is_misdirected_and_only_that() {
     });
 }
 
-#[test]
-fn a_renewed_certificate_leaves_connections_and_their_streams_alone() {
-    let gate = Gate::new();
-    let (site, opened) = (Site::new(), gate.clone());
-    let pod = origin()
+/// A pod that answers `/slow` once the gate is open.
+fn waiting_pod(gate: &Gate) -> Origin {
+    let opened = gate.clone();
+    origin()
         .on("/slow", move |_, peer| {
             opened.pass();
             peer.respond("200 OK", &[], "late");
         })
-        .start();
+        .start()
+}
+
+#[test]
+fn a_renewed_certificate_leaves_connections_and_their_streams_alone() {
+    let gate = Gate::new();
+    let (site, pod) = (Site::new(), waiting_pod(&gate));
     let proxy = site.before(&pod, "", "", "");
     run(async {
         let send = connect_tls(proxy.address("web"), "a.test", &site.client(BOTH)).await;
@@ -157,13 +162,7 @@ fn a_renewed_certificate_leaves_connections_and_their_streams_alone() {
 #[test]
 fn a_shutdown_says_goaway_and_lets_what_is_under_way_end() {
     let gate = Gate::new();
-    let (site, opened) = (Site::new(), gate.clone());
-    let pod = origin()
-        .on("/slow", move |_, peer| {
-            opened.pass();
-            peer.respond("200 OK", &[], "late");
-        })
-        .start();
+    let (site, pod) = (Site::new(), waiting_pod(&gate));
     let web = "transport: { lifeCycle: { requestAcceptGraceTimeout: 0s, graceTimeOut: 9s } }";
     let mut proxy = site.before(&pod, "", "", web);
     run(async {

@@ -51,6 +51,18 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
     prop::collection::vec((gap, prop_oneof![4 => Just(1_u64), 1 => 1..4_u64]), 1..60)
 }
 
+/// The same limit in memory.
+fn in_memory(limit: &Arc<Limit>) -> LocalLimit {
+    let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
+    LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(limit), bound, 0).expect("few quotas")
+}
+
+/// So many hundredths of the time that a token of the first window takes; microseconds.
+fn hundredths(windows: &[(u64, u64, u64)], gap: u64) -> u64 {
+    let (average, period, _) = windows[0];
+    u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average))).expect("short")
+}
+
 #[test]
 fn redis_decides_exactly_as_memory_does() {
     let server = RedisServer::start();
@@ -61,16 +73,11 @@ fn redis_decides_exactly_as_memory_does() {
     let result = runner.run(&(windows(), steps()), |(windows, steps)| {
         run.set(run.get() + 1);
         let limit = limit(&windows);
-        let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
-        let memory =
-            LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound, 0).expect("few quotas");
+        let memory = in_memory(&limit);
         // Keys live by the real clock, and by the real clock this takes no time.
         let mut now = 1_000_000_000_000_u64;
         for (gap, cost) in steps {
-            // In hundredths of what a token of the first window takes.
-            let (average, period, _) = windows[0];
-            now += u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average)))
-                .expect("short");
+            now += hundredths(&windows, gap);
             if limit.never(cost).is_some() {
                 continue;
             }
@@ -104,18 +111,14 @@ fn what_is_given_back_is_given_back_exactly_as_in_memory() {
     let result = runner.run(&(windows(), steps_to_and_fro()), |(windows, steps)| {
         run.set(run.get() + 1);
         let limit = limit(&windows);
-        let bound = Bound::buckets(NonZeroUsize::new(100).expect("not zero"));
-        let memory =
-            LocalLimit::new(Arc::new(Store::new(bound)), Arc::clone(&limit), bound, 0).expect("few quotas");
+        let memory = in_memory(&limit);
         let mut now = 1_000_000_000_000_u64;
         let mut taken = Vec::new();
         let one = |now: u64, question: Question| {
             ask(&mut connection.borrow_mut(), &clocked(now), &[question]).remove(0)
         };
         for (gap, cost, back) in steps {
-            let (average, period, _) = windows[0];
-            now += u64::try_from(u128::from(period) * u128::from(gap) / (100 * u128::from(average)))
-                .expect("short");
+            now += hundredths(&windows, gap);
             let mut question = question(&limit, &run.get().to_string(), cost);
             match back {
                 Some(which) if !taken.is_empty() => {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -420,6 +420,24 @@ impl Drop for H2Origin {
             let _ = thread.join();
         }
     }
+}
+
+/// A call of gRPC: sends every message back as it comes, and ends well.
+pub async fn echo_call(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let mut stream = request.into_body();
+    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("an answer");
+    let mut send = respond.send_response(head, false)?;
+    while let Some(data) = stream.data().await {
+        let data = data?;
+        stream.flow_control().release_capacity(data.len())?;
+        send_all(&mut send, data, false).await?;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    send.send_trailers(trailers)
 }
 
 /// Echoes content, and trailers where the request had some.
