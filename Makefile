@@ -23,6 +23,8 @@ test: packages-test
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@# The fuzz targets, so that they do not fall behind the code; named a library, so that no C++ compiler is needed.
+	CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 ## make fmt     format the code
 fmt:

@@ -6,34 +6,35 @@
 
 #![no_main]
 
+mod sockets;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use sluicegate::common::timer::Timers;
 use sluicegate::http::authority::Checked;
 use sluicegate::http::body::{Body, BodyError};
+use sluicegate::http::fields::Fields;
 use sluicegate::http::h1::encode::{self, RequestExtras};
 use sluicegate::http::h1::framing::{Length, Piece};
-use sluicegate::http::h1::io::Io;
 use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency, is_allowed_trailer};
 use sluicegate::http::h1::server::SendPatience;
+use sluicegate::http::h2::PREFACE;
 use sluicegate::http::h2::limits::{FrameLimits, ServerLimits};
 use sluicegate::http::h2::request::{self, Content, ParsedRequest};
 use sluicegate::http::h2::server::{Answer, ServerStream, builder};
 use sluicegate::http::h2::wire::{Watch, Wire};
-use sluicegate::http::h2::PREFACE;
 use sluicegate::http::head::{RequestHead, ResponseHead};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use sockets::{pair, talk};
 
 const HEAD: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 100 };
 /// What we write is somewhat larger than what came.
@@ -162,7 +163,8 @@ fuzz_target!(|input: Input<'_>| {
     }
     bytes.extend_from_slice(input.raw);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).expect("a runtime");
+    let runtime =
+        runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).expect("a runtime");
     runtime.block_on(run(bytes, input.answer));
 });
 
@@ -258,31 +260,6 @@ async fn run(client: Vec<u8>, with: With) {
     driver.abort();
 }
 
-/// Two ends of a connection.
-fn pair() -> (Io, tokio::net::TcpStream) {
-    let (near, far) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a pair");
-    let stream = |socket: socket2::Socket| {
-        socket.set_nonblocking(true).expect("a live socket");
-        tokio::net::TcpStream::from_std(TcpStream::from(OwnedFd::from(socket))).expect("in a runtime")
-    };
-    (Io::new(stream(near)), stream(far))
-}
-
-/// Says it all, and gives what came back.
-async fn talk(stream: tokio::net::TcpStream, says: Vec<u8>) -> Vec<u8> {
-    let (mut read, mut write) = stream.into_split();
-    let saying = tokio::task::spawn_local(async move {
-        // The other side may have heard enough.
-        let _ = write.write_all(&says).await;
-        let _ = write.shutdown().await;
-    });
-    let mut got = Vec::new();
-    // A reset ends it too.
-    let _ = read.read_to_end(&mut got).await;
-    saying.abort();
-    got
-}
-
 /// The connection loop without routing; gives the bytes of content that were read.
 async fn serve(wire: Wire, watch: &Watch, timers: &Rc<Timers>, with: With) -> u64 {
     let Ok(mut connection) = builder(&LIMITS).handshake::<_, Bytes>(wire).await else { return 0 };
@@ -364,7 +341,7 @@ async fn exchange(
     *shared.authority.borrow_mut() = Some(authority);
     let stream = ServerStream::new(respond, timers.slot(), expects_continue);
     if websocket {
-        let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: HeaderMap::new() };
+        let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: Fields::new() };
         // The client may be gone.
         let _ = stream.start_tunnel(head);
         return stream.reset(Reason::CANCEL);
@@ -374,7 +351,7 @@ async fn exchange(
         With::Echo => body,
         With::Bytes(kilobytes) => Body::full(vec![b'x'; usize::from(kilobytes) * 1024]),
         With::Early => {
-            let mut hints = HeaderMap::new();
+            let mut hints = Fields::new();
             hints.insert("connection", HeaderValue::from_static("close"));
             stream.send_interim(StatusCode::CONTINUE, &hints);
             stream.send_interim(StatusCode::EARLY_HINTS, &hints);
@@ -392,10 +369,17 @@ async fn exchange(
     }
 }
 
-async fn answer(stream: &ServerStream, timers: &Rc<Timers>, method: &Method, status: StatusCode, mut body: Body) {
-    let patience = SendPatience { body_idle: 0, client_idle: 0, deadline: u64::MAX, half_closed: 0 };
+async fn answer(
+    stream: &ServerStream,
+    timers: &Rc<Timers>,
+    method: &Method,
+    status: StatusCode,
+    mut body: Body,
+) {
+    let patience =
+        SendPatience { body_idle: 0, quiet: 0, client_idle: 0, deadline: u64::MAX, half_closed: 0 };
     let answer = Answer { head_only: *method == Method::HEAD, date: b"now", grpc: false };
-    let head = ResponseHead { status, headers: HeaderMap::new() };
+    let head = ResponseHead { status, headers: Fields::new() };
     // What it said is looked at on the wire.
     let _ = stream.send(head, &mut body, answer, &timers.slot(), patience).await;
 }

@@ -3,9 +3,9 @@
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
-use sluicegate::http::fields::Fields;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use sluicegate::http::fields::Fields;
 use sluicegate::http::h1::encode::{self, RequestExtras};
 use sluicegate::http::h1::framing::{Decoder, Length, Piece};
 use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency};
@@ -67,7 +67,8 @@ fn request(bytes: &[u8]) {
     encode::request_head(&mut wire, &parsed.head, parsed.length, extras);
     let head = scan(&wire, Leniency::None).expect("what we write ends");
     assert_eq!(head.len(), wire.len(), "what we write ends once");
-    let again = parse::request(head, &HeadLimits { bytes: 1 << 20, fields: 300 }, None).expect("what we write is good");
+    let again = parse::request(head, &HeadLimits { bytes: 1 << 20, fields: 300 }, None)
+        .expect("what we write is good");
     assert_eq!(again.head.method, parsed.head.method);
     assert_eq!(again.head.path, parsed.head.path);
     assert_eq!(again.head.query, parsed.head.query);
@@ -87,7 +88,8 @@ fn response(bytes: &[u8]) {
     wire.extend_from_slice(b"\r\n");
     let head = scan(&wire, Leniency::None).expect("what we write ends");
     assert_eq!(head.len(), wire.len(), "what we write ends once");
-    let again = parse::response(head, &HeadLimits { bytes: 1 << 20, fields: 300 }).expect("what we write is good");
+    let again =
+        parse::response(head, &HeadLimits { bytes: 1 << 20, fields: 300 }).expect("what we write is good");
     assert_eq!(again.head.status, parsed.head.status);
     // Announced only where chunks follow, which are not written here.
     let mut expected = parsed.head.headers;

@@ -5,9 +5,9 @@
 
 #![no_main]
 
+mod sockets;
+
 use std::cell::RefCell;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -17,13 +17,14 @@ use libfuzzer_sys::fuzz_target;
 use sluicegate::common::clock;
 use sluicegate::common::timer::Timers;
 use sluicegate::http::body::Body;
-use sluicegate::http::h1::client::{ClientConn, Home, Wants};
+use sluicegate::http::h1::client::{ClientConn, Home, Unread, Wants};
 use sluicegate::http::h1::framing::{Decoder, Length};
 use sluicegate::http::h1::io::Io;
 use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency};
 use sluicegate::http::h1::server::{Answer, Incoming, SendPatience, ServerConn};
 use sluicegate::http::head::{Response, ResponseHead};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use sockets::{pair, talk};
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 200 };
 /// Far above what anything in here takes.
@@ -38,7 +39,8 @@ struct Input<'a> {
 
 fuzz_target!(|input: Input<'_>| {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default()).expect("a runtime");
+    let runtime =
+        builder.enable_all().build_local(tokio::runtime::LocalOptions::default()).expect("a runtime");
     runtime.block_on(run(input.client.to_vec(), input.pods.iter().map(|pod| pod.to_vec()).collect()));
 });
 
@@ -50,6 +52,12 @@ impl Home for Shelf {
     fn give_back(&self, conn: Box<ClientConn>) {
         self.0.borrow_mut().push(conn);
     }
+
+    fn was_stale(&self, _: Unread) {}
+
+    fn stands_still(&self) {}
+
+    fn came_whole(&self) {}
 }
 
 async fn run(client: Vec<u8>, pods: Vec<Vec<u8>>) {
@@ -68,31 +76,6 @@ async fn run(client: Vec<u8>, pods: Vec<Vec<u8>>) {
     driver.abort();
 }
 
-/// Two ends of a connection.
-fn pair() -> (Io, tokio::net::TcpStream) {
-    let (near, far) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a pair");
-    let stream = |socket: socket2::Socket| {
-        socket.set_nonblocking(true).expect("a live socket");
-        tokio::net::TcpStream::from_std(TcpStream::from(OwnedFd::from(socket))).expect("in a runtime")
-    };
-    (Io::new(stream(near)), stream(far))
-}
-
-/// Says it all, and gives what came back.
-async fn talk(stream: tokio::net::TcpStream, says: Vec<u8>) -> Vec<u8> {
-    let (mut read, mut write) = stream.into_split();
-    let saying = tokio::task::spawn_local(async move {
-        // The other side may have heard enough.
-        let _ = write.write_all(&says).await;
-        let _ = write.shutdown().await;
-    });
-    let mut got = Vec::new();
-    // A reset ends it too.
-    let _ = read.read_to_end(&mut got).await;
-    saying.abort();
-    got
-}
-
 type Recording = tokio::task::JoinHandle<Vec<u8>>;
 
 /// The connection loop without routing; gives the methods of the requests that it answered.
@@ -103,8 +86,13 @@ async fn serve(io: Io, timers: &Rc<Timers>, pods: Vec<Vec<u8>>) -> (Vec<Method>,
     let home: Rc<dyn Home> = Rc::clone(&shelf) as Rc<dyn Home>;
     let mut pods = pods.into_iter();
     let (mut exchanges, mut recorded) = (Vec::new(), Vec::new());
-    let patience =
-        SendPatience { body_idle: PATIENCE, client_idle: PATIENCE, deadline: u64::MAX, half_closed: PATIENCE };
+    let patience = SendPatience {
+        body_idle: PATIENCE,
+        quiet: 0,
+        client_idle: PATIENCE,
+        deadline: u64::MAX,
+        half_closed: PATIENCE,
+    };
     loop {
         let parsed = match conn.read_head(&LIMITS).await {
             Ok(Incoming::Request(parsed)) => parsed,
@@ -125,8 +113,11 @@ async fn serve(io: Io, timers: &Rc<Timers>, pods: Vec<Vec<u8>>) -> (Vec<Method>,
             recorded.push(tokio::task::spawn_local(talk(far, pods.next().unwrap_or_default())));
             ClientConn::new(near)
         });
-        let mut interim = |status: StatusCode, headers: &sluicegate::http::fields::Fields| conn.send_interim(status, headers);
+        let mut interim = |status: StatusCode, headers: &sluicegate::http::fields::Fields| {
+            conn.send_interim(status, headers)
+        };
         let wants = Wants {
+            in_vain: None,
             upgrade: None,
             expect_continue: parsed.expects_continue,
             interim: &mut interim,
@@ -163,7 +154,8 @@ fn requests_of(bytes: &[u8]) -> usize {
         let end = HeadScan::default().find_end(&buf, &LIMITS_OF_OURS, Leniency::None).expect("strict lines");
         let Some(end) = end else { return count };
         count += 1;
-        let parsed = parse::request(buf.split_to(end).freeze(), &LIMITS_OF_OURS, None).expect("a strict head");
+        let parsed =
+            parse::request(buf.split_to(end).freeze(), &LIMITS_OF_OURS, None).expect("a strict head");
         assert_eq!(parsed.head.version, Version::HTTP_11);
         if !body_of(parsed.length, &mut buf) {
             return count;
