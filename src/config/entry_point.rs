@@ -180,7 +180,7 @@ pub struct EntryPointHttp {
     pub sanitize_path: bool,
     /// Bytes of the request line and all fields together; more is answered with 431. Default 1048576.
     pub max_header_bytes: usize,
-    /// Fields of a request; more is answered with 431. Default 200.
+    /// Fields of a request, never more than 24,000; more is answered with 431. Default 200.
     pub max_header_fields: usize,
     /// What happens to fields with `_` in their name: `keep`, `delete` or `reject`. Default `keep`.
     pub underscore_headers_strategy: UnderscoreHeadersStrategy,
