@@ -665,6 +665,30 @@ fn a_flood_that_redis_has_refused_does_not_reach_it() {
 }
 
 #[test]
+fn routers_share_what_is_in_redis_unless_each_is_to_have_its_own() {
+    let origin = origin().start();
+    for (scope, second) in [("", 429), ("scope: router", 200)] {
+        let server = RedisServer::start();
+        let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+        let routers = r#"
+  routers:
+    shop: { rule: "PathPrefix(`/shop`)", service: pods, middlewares: [limit] }
+    help: { rule: "PathPrefix(`/help`)", service: pods, middlewares: [limit] }
+"#;
+        let text = hourly(Rate { average: 1, burst: 1 }, &redis)
+            .replace("maxDelay: 0", &format!("maxDelay: 0\n        {scope}"));
+        let from = text.find("\n  routers:").expect("the document's own");
+        let to = text.find("  services:").expect("the document's own");
+        let text = format!("{}{routers}{}", &text[..from], &text[to..]);
+        let proxy = proxy().origin("origin", &origin).config(&text).start();
+        await_redis(&proxy, 1.0);
+        let mut client = proxy.client("a.test");
+        let mut ask = |target: &str| client.get_with(target, &[("X-Key", "a")]).status;
+        assert_eq!([ask("/shop"), ask("/shop"), ask("/help")], [200, 429, second], "{scope:?}");
+    }
+}
+
+#[test]
 fn a_reload_keeps_connections_and_takes_new_settings() {
     let (first, second, origin) = (RedisServer::start(), RedisServer::start(), origin().start());
     let rate = Rate { average: 1, burst: 2 };
