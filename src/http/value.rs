@@ -1,7 +1,7 @@
 //! Field values that are made for one message.
 //!
 //! They are cut from one buffer a core, which is written anew once nobody holds a part of it, so that they cost no
-//! memory of their own. Whoever keeps one for long keeps the buffer with it: [`SIZE`] bytes.
+//! memory of their own. Whoever keeps one for long keeps the whole buffer, 4 KiB, with it.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
