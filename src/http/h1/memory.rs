@@ -50,11 +50,13 @@ const FIELDS: usize = 24;
 /// A map with more room than that is not kept.
 const MANY_FIELDS: usize = 128;
 
+/// Where a request's head stays, and what its parts held is let go of.
+struct Room(Box<RequestHead>);
+
 thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static MAPS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
-    // In boxes, because it is these that are kept.
-    static BOXES: RefCell<Vec<Box<RequestHead>>> = const { RefCell::new(Vec::new()) };
+    static ROOMS: RefCell<Vec<Room>> = const { RefCell::new(Vec::new()) };
     static BUDGETS: Cell<Budgets> = const { Cell::new(Budgets::DEFAULT) };
     static STREAMS: Cell<usize> = const { Cell::new(0) };
     static HEADS: Cell<usize> = const { Cell::new(0) };
@@ -101,8 +103,8 @@ pub fn keep_fields(mut fields: Fields) {
 
 /// A request's head where it stays.
 pub(super) fn boxed(head: RequestHead) -> Box<RequestHead> {
-    match BOXES.with_borrow_mut(Vec::pop) {
-        Some(mut room) => {
+    match ROOMS.with_borrow_mut(Vec::pop) {
+        Some(Room(mut room)) => {
             *room = head;
             room
         }
@@ -116,9 +118,9 @@ pub fn keep_head(mut head: Box<RequestHead>) {
     // What it shares with the buffer that it was read into is let go of.
     (head.method, head.query) = (Method::GET, None);
     (head.path, head.authority) = (Text::default(), Text::default());
-    BOXES.with_borrow_mut(|kept| {
+    ROOMS.with_borrow_mut(|kept| {
         if kept.len() < KEPT {
-            kept.push(head);
+            kept.push(Room(head));
         }
     });
 }
@@ -268,8 +270,8 @@ mod tests {
         for _ in 0..2 * KEPT {
             keep_head(Box::new(head()));
         }
-        assert_eq!(BOXES.with_borrow(Vec::len), KEPT);
-        let kept = BOXES.with_borrow_mut(Vec::pop).expect("just kept");
+        assert_eq!(ROOMS.with_borrow(Vec::len), KEPT);
+        let Room(kept) = ROOMS.with_borrow_mut(Vec::pop).expect("just kept");
         assert_eq!((&kept.method, kept.path.as_str(), &kept.query), (&Method::GET, "", &None));
         assert_eq!(boxed(head()).path, *"/a-path-of-its-own");
     }
