@@ -32,7 +32,7 @@ use crate::limit::{
     Bound, DEFAULT_MAX_KEYS, Decision, KeyBytes, LimitKey, LocalLimit, Part, Show, Taken, nanos,
 };
 
-use super::redis::{RedisConfig, RedisMode};
+use super::redis::RedisConfig;
 use super::retry::StatusText;
 use super::source::{Source, SourceCriterionConfig};
 use super::{CompileContext, Flow, LinkContext};
@@ -165,13 +165,6 @@ impl RateLimitConfig {
             let keys = self.max_keys.and_then(|keys| usize::try_from(keys).ok()).and_then(NonZeroUsize::new);
             redis.compile(keys.unwrap_or(DEFAULT_MAX_KEYS), &at.key("redis"), cx.problems)
         });
-        let leased = self.redis.as_ref().is_some_and(|redis| redis.mode == Some(RedisMode::Lease));
-        if leased && !self.count_status.is_empty() {
-            // What a lease has given away is told in sums, from which nothing can be given back exactly.
-            let problem =
-                Problem::error(&at.key("countStatus"), "countStatus does not work with mode: lease");
-            cx.problems.push(problem.hint("write mode: exact in redis"));
-        }
         let own = PlanConfig {
             average: self.average,
             period: self.period,
@@ -579,9 +572,13 @@ impl RateLimit {
         // A request that is sent again passes more than once; the last note is of this time.
         let Some(note) = context.limits.iter().rev().find(|note| note.number == rules.number) else { return };
         let mut standing = note.standing;
-        if let Some(taken) = note.taken.as_ref().filter(|_| !rules.count.contains(head.status)) {
-            rules.give_back(&note.answer, taken, nanos(clock::instant()));
-            standing.remaining = standing.remaining.saturating_add(taken.cost);
+        match &note.taken {
+            Some(taken) if !rules.count.contains(head.status) => {
+                rules.give_back(&note.answer, taken, nanos(clock::instant()));
+                standing.remaining = standing.remaining.saturating_add(taken.cost);
+            }
+            Some(TakenFor { from: TakenFrom::Shared(Receipt::Held(hold)), .. }) => hold.counts(),
+            Some(_) | None => {}
         }
         if !rules.shadow {
             note.answer.tell(&standing, &mut head.headers);
@@ -744,7 +741,6 @@ mod tests {
             ("{average: 1, burst: -1}", "rateLimit.burst"),
             ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
             ("{average: 1, redis: {endpoints: ['']}}", "rateLimit.redis.endpoints[0]"),
-            ("{average: 1, redis: {mode: lease}, countStatus: ['401']}", "rateLimit.countStatus"),
             (
                 "{average: 1, sourceCriterion: {requestHeaderName: Host}}",
                 "rateLimit.sourceCriterion.requestHeaderName",

@@ -61,6 +61,42 @@ fn plans_exemptions_and_costs_are_looked_up_in_the_request() {
 }
 
 #[test]
+fn routers_have_buckets_of_their_own_unless_the_middleware_is_the_scope() {
+    let origin = origin().start();
+    for (scope, second) in [("", 200), (", scope: router", 200), (", scope: middleware", 429)] {
+        let text = format!(
+            r#"
+http:
+  routers:
+    shop: {{ rule: "Host(`a.test`) && PathPrefix(`/shop`)", service: pods, middlewares: [limit] }}
+    help: {{ rule: "Host(`a.test`) && PathPrefix(`/help`)", service: pods, middlewares: [limit] }}
+  middlewares: {{ limit: {{ rateLimit: {{ average: 1, period: 1h{scope} }} }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{origin}}" }}] }} }} }}
+"#
+        );
+        let proxy = proxy().origin("origin", &origin).config(&text).start();
+        assert_eq!(statuses(&proxy, "/shop", &[], 2), [200, 429], "{scope}");
+        assert_eq!(statuses(&proxy, "/help", &[], 1), [second], "{scope}");
+    }
+}
+
+#[test]
+fn what_is_too_early_is_held_back_as_long_as_may_be_and_not_refused() {
+    let origin = origin().start();
+    let proxy = limited("{ average: 4, burst: 1, maxDelay: 1m }", &origin);
+    let began = std::time::Instant::now();
+    assert_eq!(statuses(&proxy, "/", &[], 4), [200; 4]);
+    // At four a second, the fourth comes 750 ms after the first and no sooner.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(750), "{:?}", began.elapsed());
+    let decisions = |decision| {
+        let labels = format!("middleware=\"limit\",decision=\"{decision}\"");
+        proxy.metric(&format!("sluicegate_limiter_decisions_total{{{labels}}}"))
+    };
+    assert_eq!(decisions("delayed") + decisions("allowed"), 4.0);
+    assert_eq!(origin.hits(), 4);
+}
+
+#[test]
 fn only_failed_logins_count() {
     let origin = origin()
         .on("/bad", |_, peer| peer.respond("401 Unauthorized", &[], "no"))

@@ -343,8 +343,9 @@ fn with_leases_replicas_keep_to_the_bound_while_redis_is_killed_paused_and_resta
             flood(&all, |tally| {
                 // What passes in a phase, and what may at most.
                 let phase = |what: &str, most_at_once: u64| {
-                    let (allowed, vain, before) = (tally.allowed(), in_vain(), outages());
-                    let began = Instant::now();
+                    let (vain, before) = (in_vain(), outages());
+                    // Nothing comes between the clock and the figures that the time is for.
+                    let (began, allowed) = (Instant::now(), tally.allowed());
                     await_answers(tally, 300);
                     let (passed, time) = (tally.allowed() - allowed, began.elapsed());
                     let extra = most_at_once - rate.burst + UNDER_WAY + in_vain() - vain;
@@ -546,6 +547,80 @@ fn only_failed_logins_count_whichever_replica_they_come_to() {
 }
 
 #[test]
+fn with_leases_too_only_failed_logins_count_and_redis_hears_of_no_others() {
+    let (server, origin) = (RedisServer::start(), door());
+    let redis = format!("endpoints: ['{}'], timeout: 5s, mode: lease, lease: 2", server.address());
+    let replicas = [(); 2].map(|()| logins(&origin, &redis));
+    replicas.iter().for_each(|replica| await_redis(replica, 1.0));
+    let mut clients = replicas.each_ref().map(|replica| replica.client("a.test"));
+    let mut ask = |replica: usize, target: &str| clients[replica].get_with(target, &[("X-Key", "a")]).status;
+
+    for round in 0..40 {
+        assert_eq!(ask(round % 2, "/"), 200, "{round}");
+    }
+    assert_eq!(spent(&server), 0, "what does not count is given back before anybody hears of it");
+    for round in 0..4_u64 {
+        assert_eq!(ask(usize::from(round % 2 == 1), "/fail"), 401, "{round}");
+        eventually("redis has heard of it", || spent(&server) == round + 1);
+    }
+    assert_eq!(ask(1, "/"), 429, "it has heard that they are used up");
+    eventually("the other one hears it with its next failure", || ask(0, "/fail") == 429);
+    assert!(spent(&server) <= 4 + 2 * 2, "{}", spent(&server));
+}
+
+#[test]
+fn a_flood_of_failed_logins_exceeds_the_limit_by_no_more_than_the_leases() {
+    let (server, origin) = (RedisServer::start(), door());
+    let redis = format!("endpoints: ['{}'], timeout: 5s, mode: lease, lease: 2", server.address());
+    let replicas = [(); 3].map(|()| logins(&origin, &redis));
+    replicas.iter().for_each(|replica| await_redis(replica, 1.0));
+    let failed = AtomicU64::new(0);
+
+    std::thread::scope(|scope| {
+        for replica in replicas.iter().chain(&replicas) {
+            let failed = &failed;
+            let mut client = replica.client("a.test");
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let target = if round % 3 == 0 { "/" } else { "/fail" };
+                    let status = client.get_with(target, &[("X-Key", "a")]).status;
+                    failed.fetch_add(u64::from(status == 401), Ordering::SeqCst);
+                    assert!([200, 401, 429].contains(&status), "{status}");
+                }
+            });
+        }
+    });
+
+    // One an hour and four at once, and the leases of three replicas.
+    let failed = failed.into_inner();
+    assert!((4..=4 + 1 + 3 * 2).contains(&failed), "{failed}");
+}
+
+#[test]
+fn a_request_that_is_never_answered_counts_also_when_a_lease_holds_its_token() {
+    let server = RedisServer::start();
+    let (asked, hears) = std::sync::mpsc::channel();
+    let origin = origin()
+        .on("/never", move |_, peer| {
+            // The test is over when nobody hears it.
+            let _ = asked.send(());
+            peer.hang();
+        })
+        .start();
+    let redis = format!("endpoints: ['{}'], timeout: 5s, mode: lease, lease: 2", server.address());
+    let proxy = logins(&origin, &redis);
+    await_redis(&proxy, 1.0);
+    let mut client = proxy.client("a.test");
+    client.send("GET /never HTTP/1.1\r\nHost: a.test\r\nX-Key: a\r\n\r\n");
+    hears.recv_timeout(Duration::from_secs(20)).expect("the pod is asked");
+    assert_eq!(spent(&server), 0);
+
+    drop(client);
+
+    eventually("it counts", || spent(&server) == 1);
+}
+
+#[test]
 fn without_redis_only_failed_logins_count_against_the_share() {
     let (mut server, origin) = (RedisServer::start(), door());
     let proxy = logins(&origin, &format!("endpoints: ['{}'], replicas: 2", server.address()));
@@ -587,6 +662,30 @@ fn a_flood_that_redis_has_refused_does_not_reach_it() {
         line.split([':', '=', ',']).nth(2).and_then(|calls| calls.parse().ok()).unwrap_or(0)
     };
     assert!(calls() < 100, "{} calls for 201 requests", calls());
+}
+
+#[test]
+fn routers_share_what_is_in_redis_unless_each_is_to_have_its_own() {
+    let origin = origin().start();
+    for (scope, second) in [("", 429), ("scope: router", 200)] {
+        let server = RedisServer::start();
+        let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+        let routers = r#"
+  routers:
+    shop: { rule: "PathPrefix(`/shop`)", service: pods, middlewares: [limit] }
+    help: { rule: "PathPrefix(`/help`)", service: pods, middlewares: [limit] }
+"#;
+        let text = hourly(Rate { average: 1, burst: 1 }, &redis)
+            .replace("maxDelay: 0", &format!("maxDelay: 0\n        {scope}"));
+        let from = text.find("\n  routers:").expect("the document's own");
+        let to = text.find("  services:").expect("the document's own");
+        let text = format!("{}{routers}{}", &text[..from], &text[to..]);
+        let proxy = proxy().origin("origin", &origin).config(&text).start();
+        await_redis(&proxy, 1.0);
+        let mut client = proxy.client("a.test");
+        let mut ask = |target: &str| client.get_with(target, &[("X-Key", "a")]).status;
+        assert_eq!([ask("/shop"), ask("/shop"), ask("/help")], [200, 429, second], "{scope:?}");
+    }
 }
 
 #[test]

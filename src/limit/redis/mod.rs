@@ -11,7 +11,8 @@
 //!
 //! With R replicas and leases of L tokens, no more than `burst + rate * time + R * L` requests pass in any
 //! time. A replica gives away at most L tokens between two words of Redis, and after a word it gives away none
-//! before its bucket, as Redis had it, has a token again. Take the last such word that any replica acted
+//! before its bucket, as Redis had it, has a token again. What is held for requests that are not answered yet counts as
+//! given away. Take the last such word that any replica acted
 //! upon while the bucket was overdrawn: until then time has paid the debt of that moment, and since then each
 //! replica has given away at most L.
 
@@ -29,6 +30,6 @@ pub use backend::{Backend, Figures, Health, Trouble};
 pub use registry::Registry;
 pub use script::{Answer, By, CODE, Kind, Question, Shape, Spent, call, read};
 pub use settings::{Address, Secret, Settings, Tls, Topology, Verify};
-pub use shared::{Begun, GivesBack, Mode, OnFailure, Pending, Receipt, Settled, SharedLimit, Use};
+pub use shared::{Begun, GivesBack, Hold, Mode, OnFailure, Pending, Receipt, Settled, SharedLimit, Use};
 pub use terms::Terms;
 pub use views::{Tally, Views};

@@ -1,5 +1,6 @@
 //! A limit whose buckets are in Redis, as requests see it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use tokio::sync::oneshot;
 use super::super::decision::{Decision, Limit, Window};
 use super::super::key::{KeyBytes, LimitKey};
 use super::super::quota::{Nanos, Quota, nanos};
-use super::backend::{Backend, Reply, Trouble};
+use super::backend::{Backend, Inner, Reply, Trouble};
 use super::script::{Answer, Kind, Question, Shape, Spent};
 use super::settings::Topology;
 use super::views::{
-    Digest, KNOWN_FOR, KNOWN_FOR_IF_GIVEN_BACK, Limits, Returned, States, Tally, Views, Word, judge,
+    Digest, KNOWN_FOR, KNOWN_FOR_IF_GIVEN_BACK, Lease, Limits, Returned, States, Tally, Views, Word, judge,
 };
 
 /// How Redis is asked.
@@ -121,7 +122,7 @@ pub struct Settled {
 }
 
 /// What was taken for a request, so that it can be given back.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Debug, Default)]
 pub enum Receipt {
     /// Nothing, or nothing that could be given back.
     #[default]
@@ -135,6 +136,46 @@ pub enum Receipt {
     },
     /// From this replica's share: the states of its buckets thereafter.
     Share(SmallVec<[u128; 1]>),
+    /// Nothing yet: its lease keeps them.
+    Held(Hold),
+}
+
+/// Tokens that a lease keeps for a request until its answer says whether they are taken. Without a word they are, when
+/// this is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    inner: Arc<Inner>,
+    replica: Arc<Replica>,
+    key: LimitKey,
+    cost: u64,
+    lease: u64,
+    open: Cell<bool>,
+}
+
+impl Hold {
+    /// They are taken, and Redis will be told.
+    pub fn counts(&self) {
+        if self.open.replace(false) {
+            let now = nanos(Instant::now());
+            let owed = self.replica.views.counted(&self.replica.limits(), self.key, self.cost, now);
+            if owed.saturating_mul(2) > self.lease {
+                self.inner.urgent.notify_one();
+            }
+        }
+    }
+
+    /// They are not.
+    pub fn release(&self) {
+        if self.open.replace(false) {
+            self.replica.views.released(self.key, self.cost);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.counts();
+    }
 }
 
 /// What a request comes to.
@@ -211,15 +252,16 @@ impl SharedLimit {
                     return Begun::Decided(by_us(refusal));
                 }
             }
-            Mode::Lease(lease) => {
+            Mode::Lease(tokens) => {
+                let lease = Lease { tokens: tokens.get(), gives_back: self.how.gives_back };
                 if let Some((decision, urgent)) =
-                    views.lease(&limits, key, || digest_of(bytes), cost, lease.get(), now)
+                    views.lease(&limits, key, || digest_of(bytes), cost, lease, now)
                 {
                     count(&views.tally.leased);
                     if urgent {
                         self.backend.inner.urgent.notify_one();
                     }
-                    return Begun::Decided(by_us(decision));
+                    return Begun::Decided(self.by_lease(decision, key, cost, lease));
                 }
             }
         }
@@ -268,7 +310,23 @@ impl SharedLimit {
             Receipt::Share(until) => {
                 views.give_back(&self.replica.limits(), LimitKey::of_bytes(key), cost, until, now);
             }
+            Receipt::Held(hold) => hold.release(),
         }
+    }
+
+    fn by_lease(&self, decision: Decision, key: LimitKey, cost: u64, lease: Lease) -> Settled {
+        let receipt = match lease.gives_back {
+            GivesBack::Perhaps if decision.allowed => Receipt::Held(Hold {
+                inner: Arc::clone(&self.backend.inner),
+                replica: Arc::clone(&self.replica),
+                key,
+                cost,
+                lease: lease.tokens,
+                open: Cell::new(true),
+            }),
+            GivesBack::Perhaps | GivesBack::No => Receipt::Nothing,
+        };
+        Settled { decision, fallback: false, receipt }
     }
 
     fn learn(&self, pending: &Pending, time: u64, answer: &Answer) -> Decision {

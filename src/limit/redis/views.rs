@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::super::decision::{Decision, Limit};
+use super::super::decision::{Decision, Limit, Window};
 use super::super::key::{Fingerprint, LimitKey};
 use super::super::local::{Padded, shard_count};
 use super::super::quota::Nanos;
 use super::script::Spent;
+use super::shared::GivesBack;
 
 /// For how long a refusal is repeated without asking. An operator who deletes a key in Redis waits no longer.
 pub(super) const KNOWN_FOR: Nanos = 1_000_000_000;
@@ -86,6 +87,8 @@ struct View {
     unheard: u64,
     /// Tokens that Redis is being told of.
     telling: u64,
+    /// Tokens of requests whose answers will say whether they are taken. They are not part of `states`.
+    held: u64,
     queued: bool,
     digest: Digest,
 }
@@ -106,6 +109,14 @@ pub(super) struct Limits<'a> {
     pub(super) share: &'a Limit,
     /// Keys that may be known at a time.
     pub(super) room: NonZeroUsize,
+}
+
+/// What may be given away of a key before Redis has heard of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub(super) tokens: u64,
+    /// Whether a token is only taken once the answer is there and counts.
+    pub(super) gives_back: GivesBack,
 }
 
 /// Tokens given away that Redis is to be told of.
@@ -190,15 +201,18 @@ impl Views {
         (!decision.allowed).then_some(decision)
     }
 
-    /// Decides within the lease of `lease` tokens. `None` when that is spent, or no room is left for another
-    /// key: Redis must be asked.
+    /// Decides within the lease, and says whether Redis should hear of it soon. `None` when the lease is spent, no room
+    /// is left for another key, or another replica may have given back what is lacking: Redis must be asked.
+    ///
+    /// Where tokens may be given back, those of an allowed request are held until [`Self::counted`] or
+    /// [`Self::released`].
     pub(super) fn lease(
         &self,
         limits: &Limits<'_>,
         key: LimitKey,
         digest: impl FnOnce() -> Digest,
         cost: u64,
-        lease: u64,
+        lease: Lease,
         now: Nanos,
     ) -> Option<(Decision, bool)> {
         let mut shard = self.shard(key).lock();
@@ -210,18 +224,48 @@ impl Views {
         }
         let view = shard.views.get_mut(&key)?;
         view.whole(limits, now);
-        let (decision, states) = judge(limits.whole, &view.states, cost, now);
+        let holds = lease.gives_back == GivesBack::Perhaps;
+        let (decision, states) = match view.held {
+            0 => judge(limits.whole, &view.states, cost, now),
+            held => judge(limits.whole, &spend(limits.whole, &view.states, held, now), cost, now),
+        };
         if !decision.allowed {
-            return Some((decision, false));
+            let heard = view.heard.is_some_and(|at| now.saturating_sub(at) <= KNOWN_FOR_IF_GIVEN_BACK);
+            return (heard || !holds).then_some((decision, false));
         }
-        let owed = view.unheard + view.telling + cost;
-        if owed > lease {
+        let owed = view.unheard + view.telling + view.held + cost;
+        if owed > lease.tokens {
             return None;
+        }
+        if holds {
+            view.held += cost;
+            return Some((decision, false));
         }
         view.states = states;
         view.unheard += cost;
         self.queue(&mut shard, key);
-        Some((decision, owed.saturating_mul(2) > lease))
+        Some((decision, owed.saturating_mul(2) > lease.tokens))
+    }
+
+    /// What was held for a request is taken: Redis will be told. Gives the tokens that it has not heard of.
+    pub(super) fn counted(&self, limits: &Limits<'_>, key: LimitKey, cost: u64, now: Nanos) -> u64 {
+        let mut shard = self.shard(key).lock();
+        // Without its view somebody else has taken over what it owed.
+        let Some(view) = shard.views.get_mut(&key) else { return 0 };
+        view.held = view.held.saturating_sub(cost);
+        let limit = if view.by_share { limits.share } else { limits.whole };
+        view.states = spend(limit, &view.states, cost, now);
+        view.unheard += cost;
+        let owed = view.unheard + view.telling;
+        self.queue(&mut shard, key);
+        owed
+    }
+
+    /// What was held for a request is free again.
+    pub(super) fn released(&self, key: LimitKey, cost: u64) {
+        if let Some(view) = self.shard(key).lock().views.get_mut(&key) {
+            view.held = view.held.saturating_sub(cost);
+        }
     }
 
     /// Keeps what Redis has said of a key, if there is room.
@@ -423,12 +467,16 @@ impl View {
         u64::try_from(tokens.max().unwrap_or(0)).unwrap_or(u64::MAX)
     }
 
+    /// Redis knows all of it.
+    fn is_told(&self) -> bool {
+        self.unheard + self.telling + self.held == 0
+    }
+
     /// Nothing is left to be remembered.
     fn is_idle(&self, limits: &Limits<'_>, now: Nanos) -> bool {
         let limit = if self.by_share { limits.share } else { limits.whole };
         let states = self.states.iter().zip(limit.windows());
-        self.unheard + self.telling == 0
-            && states.into_iter().all(|(state, window)| window.quota.spent(*state, now) == 0)
+        self.is_told() && states.into_iter().all(|(state, window)| window.quota.spent(*state, now) == 0)
     }
 }
 
@@ -441,6 +489,7 @@ impl Shard {
             order: 0,
             unheard: 0,
             telling: 0,
+            held: 0,
             queued: false,
             digest,
         };
@@ -471,7 +520,7 @@ impl Shard {
         for _ in 0..LOOKS {
             let Some(key) = self.ring.pop_front() else { return false };
             match self.views.entry(key) {
-                Entry::Occupied(view) if view.get().unheard + view.get().telling == 0 => {
+                Entry::Occupied(view) if view.get().is_told() => {
                     view.remove();
                     return true;
                 }
@@ -487,8 +536,18 @@ impl Shard {
         let key = self.ring.pop_front()?;
         let mut view = self.views.remove(&key)?;
         view.share(limits, now);
-        Some(view.states)
+        Some(spend(limits.share, &view.states, view.held, now))
     }
+}
+
+/// The states of a limit's buckets once so many tokens more are taken, there or not.
+fn spend(limit: &Limit, states: &[u128], tokens: u64, now: Nanos) -> States {
+    let spend = |(window, state): (&Window, &u128)| {
+        let (_, token) = window.quota.units();
+        let more = u128::from(tokens).saturating_mul(u128::from(token));
+        window.quota.state(window.quota.spent(*state, now).saturating_add(more), now)
+    };
+    limit.windows().iter().zip(states).map(spend).collect()
 }
 
 /// What a limit says of a request when its buckets are in these states, and the states after it is allowed.
@@ -514,7 +573,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limit::{KeyBytes, Part, Quota, Window};
+    use crate::limit::{KeyBytes, Part, Quota};
 
     const SECOND: Nanos = 1_000_000_000;
 
@@ -546,7 +605,11 @@ mod tests {
     }
 
     fn lease(views: &Views, both: &Both, number: u64, tokens: u64, now: Nanos) -> Option<bool> {
-        let (decision, _) = views.lease(&both.limits(), key(number), || [0; 16], 1, tokens, now)?;
+        lease_as(views, both, number, Lease { tokens, gives_back: GivesBack::No }, now)
+    }
+
+    fn lease_as(views: &Views, both: &Both, number: u64, lease: Lease, now: Nanos) -> Option<bool> {
+        let (decision, _) = views.lease(&both.limits(), key(number), || [0; 16], 1, lease, now)?;
         Some(decision.allowed)
     }
 
@@ -572,6 +635,54 @@ mod tests {
         views.told(&both.limits(), &owed[0], &Word { spent: &spent, at: 0, order: 1 });
 
         assert_eq!([(); 2].map(|()| lease(&views, &both, 1, 3, 0)), [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn what_is_held_for_an_answer_is_told_only_once_it_counts() {
+        let (views, both) = (Views::default(), both(1, 10));
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        let take = |now| lease_as(&views, &both, 1, held, now);
+        assert_eq!(
+            [(); 4].map(|()| take(0)),
+            [Some(true), Some(true), Some(true), None],
+            "the lease is spent"
+        );
+        let mut owed = Vec::new();
+        views.collect(10, &mut owed);
+        assert!(owed.is_empty(), "nobody knows yet whether they count: {owed:?}");
+
+        views.released(key(1), 1);
+        assert_eq!([take(0), take(0)], [Some(true), None]);
+        assert_eq!([(); 2].map(|()| views.counted(&both.limits(), key(1), 1, 0)), [1, 2]);
+        views.released(key(1), 1);
+
+        views.collect(10, &mut owed);
+        assert_eq!(owed.iter().map(|owed| owed.tokens).collect::<Vec<_>>(), [2]);
+        // Redis has heard of ten in all: no more of them are left for whoever holds some.
+        let (_, token) = both.whole.windows()[0].quota.units();
+        let word = |tokens: u64| [u128::from(tokens) * u128::from(token)];
+        views.told(&both.limits(), &owed[0], &Word { spent: &word(9), at: 0, order: 1 });
+        assert_eq!([take(0), take(0)], [Some(true), Some(false)]);
+        // Another replica may have given some back since.
+        assert_eq!(take(KNOWN_FOR_IF_GIVEN_BACK + 1), None);
+    }
+
+    #[test]
+    fn a_view_that_holds_tokens_is_not_forgotten() {
+        let (views, mut both) = (Views::default(), both(1, 9));
+        both.room = 1;
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        for number in 0..100 {
+            lease_as(&views, &both, number, held, 0);
+        }
+        let known = views.keys();
+        let (_, token) = both.whole.windows()[0].quota.units();
+        let spent = [u128::from(token)];
+        for number in 100..200 {
+            let word = Word { spent: &spent, at: 3_600 * SECOND, order: 1 };
+            views.learn(&both.limits(), key(number), [0; 16], &word);
+        }
+        assert_eq!(views.keys(), known, "none of them made room");
     }
 
     #[test]
@@ -674,6 +785,8 @@ mod tests {
         Arrive,
         /// The oldest on its way is lost: perhaps before Redis heard it.
         Lose,
+        /// The oldest request that a token is held for is answered, and counts or does not.
+        Answer(bool),
     }
 
     fn events() -> impl Strategy<Value = Vec<(u64, usize, Event)>> {
@@ -683,6 +796,7 @@ mod tests {
             2 => Just(Event::Hear),
             2 => Just(Event::Arrive),
             1 => Just(Event::Lose),
+            6 => any::<bool>().prop_map(Event::Answer),
         ];
         let gap = prop_oneof![6 => Just(0_u64), 3 => 0..20_000_000_u64, 1 => 0..900_000_000_u64];
         prop::collection::vec((gap, 0..REPLICAS, event), 1..400)
@@ -694,6 +808,8 @@ mod tests {
     struct Wire {
         sent: VecDeque<Owed>,
         answers: VecDeque<(Owed, u128, Nanos)>,
+        /// When those were allowed that are not answered.
+        held: VecDeque<Nanos>,
     }
 
     proptest! {
@@ -702,9 +818,11 @@ mod tests {
         /// Redis is a bucket here, and its answers take as long as they like.
         #[test]
         fn replicas_exceed_the_limit_by_no_more_than_their_leases(
-            average in 1..50_u64, burst in 1..30_u64, lease in 1..8_u64, events in events(),
+            average in 1..50_u64, burst in 1..30_u64, tokens in 1..8_u64, holds in any::<bool>(), events in events(),
         ) {
             let both = both(average, burst);
+            let gives_back = if holds { GivesBack::Perhaps } else { GivesBack::No };
+            let lease = Lease { tokens, gives_back };
             let quota = both.whole.windows()[0].quota;
             let views: Vec<Views> = (0..REPLICAS).map(|_| Views::default()).collect();
             let mut wires: Vec<Wire> = (0..REPLICAS).map(|_| Wire::default()).collect();
@@ -714,7 +832,8 @@ mod tests {
                 now += gap + 1_000;
                 let (views, wire) = (&views[replica], &mut wires[replica]);
                 match event {
-                    Event::Request => match super::tests::lease(views, &both, 1, lease, now) {
+                    Event::Request => match lease_as(views, &both, 1, lease, now) {
+                        Some(true) if holds => wire.held.push_back(now),
                         Some(true) => allowed.push(now),
                         Some(false) => {}
                         None => {
@@ -749,13 +868,24 @@ mod tests {
                     } else if let Some(owed) = wire.sent.pop_front() {
                         views.not_told(&owed);
                     },
+                    Event::Answer(counts) => if let Some(since) = wire.held.pop_front() {
+                        if counts {
+                            views.counted(&both.limits(), key(1), 1, now);
+                            allowed.push(since);
+                        } else {
+                            views.released(key(1), 1);
+                        }
+                    },
                 }
             }
+            // Who is not answered may count yet.
+            allowed.extend(wires.iter().flat_map(|wire| &wire.held));
+            allowed.sort_unstable();
             for (first, start) in allowed.iter().enumerate() {
                 for (last, end) in allowed.iter().enumerate().skip(first) {
                     let count = (last - first + 1) as u64;
                     let brought = u128::from(average) * u128::from(end - start);
-                    let most = u128::from(burst + REPLICAS as u64 * lease) * u128::from(SECOND) + brought;
+                    let most = u128::from(burst + REPLICAS as u64 * tokens) * u128::from(SECOND) + brought;
                     prop_assert!(u128::from(count) * u128::from(SECOND) <= most, "{count} from {start} to {end}");
                 }
             }
