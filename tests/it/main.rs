@@ -26,6 +26,7 @@ mod middlewares;
 mod queues;
 mod redis;
 mod redis_script;
+mod refusals;
 mod reload;
 mod resilience;
 mod routing;
