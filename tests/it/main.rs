@@ -15,6 +15,7 @@ mod floods;
 mod forwarded;
 mod framing;
 mod grpc;
+mod h2_answers;
 mod h2_floods;
 mod h2_flows;
 mod h2_frames;
