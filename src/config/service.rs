@@ -232,7 +232,8 @@ pub struct HealthCheckConfig {
     /// Path, with query if need be. Required, unless `mode` is `grpc` or `tcp`.
     #[serde(default)]
     pub path: String,
-    /// `http` or `https`, the latter as the service's `serversTransport` has it. Default: the server's.
+    /// `http` (HTTP/1.1) or `https`, the latter as the service's `serversTransport` has it, with HTTP/2 where the
+    /// server chooses that. Default: the server's.
     #[serde(default)]
     pub scheme: Option<String>,
     /// Protocol of the check: `http`, `grpc` (its health protocol) or `tcp` (a connection is enough). Default
