@@ -78,6 +78,11 @@ pub struct Tally {
     checks_passed: AtomicU32,
     /// Requests that may be given to it while it is on trial.
     trials: AtomicU32,
+    /// How long a rehearsal may take that may begin, in milliseconds; 0 while none may.
+    rehearsal: AtomicU32,
+    /// Rehearsals: their number in the upper half; in the lower what the last one took in milliseconds and one more, or
+    /// 0 if it failed.
+    rehearsed: AtomicU64,
     /// Failures in a row. All are zero while the endpoint is well, so that a good answer reads one number.
     runs: AtomicU64,
 }
@@ -240,6 +245,36 @@ impl Tally {
         self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
+    /// Lets one rehearsal begin that takes so many milliseconds at most; 0 lets none.
+    pub fn allow_rehearsal(&self, patience: u32) {
+        self.rehearsal.store(patience, Ordering::Relaxed);
+    }
+
+    /// Whether a rehearsal may begin.
+    pub fn has_rehearsal(&self) -> bool {
+        self.rehearsal.load(Ordering::Relaxed) > 0
+    }
+
+    /// A rehearsal begins: gives how long it may take, in milliseconds; `None` when none may begin.
+    pub fn take_rehearsal(&self) -> Option<u32> {
+        Some(self.rehearsal.swap(0, Ordering::Relaxed)).filter(|patience| *patience > 0)
+    }
+
+    /// A rehearsal has ended: well after so long, or with `None` badly. One at a time.
+    pub fn rehearsal_ended(&self, latency: Option<Duration>) {
+        let millis = |latency: Duration| u32::try_from(latency.as_millis()).unwrap_or(u32::MAX - 1) + 1;
+        let last = u64::from(latency.map_or(0, millis));
+        let next = |rehearsed: u64| Some(((rehearsed >> 32).wrapping_add(1) << 32) | last);
+        // Always stored, as `next` always gives a value.
+        let _ = self.rehearsed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// How many rehearsals have ended until now, and how many milliseconds the last one took if it went well.
+    pub fn rehearsed(&self) -> (u32, Option<u32>) {
+        let rehearsed = self.rehearsed.load(Ordering::Relaxed);
+        ((rehearsed >> 32) as u32, (rehearsed as u32).checked_sub(1))
+    }
+
     fn answer(&self, latency: Duration) {
         self.answers.fetch_add((1 << SUM_BITS) + log_micros(latency), Ordering::Relaxed);
     }
@@ -384,6 +419,18 @@ mod tests {
         assert_eq!(tally.runs().gateway_errors, 3);
         tally.ended(Verdict::Closed(CallEnd::Well));
         assert_eq!(tally.runs(), Runs::default());
+    }
+
+    #[test]
+    fn a_rehearsal_is_given_once_and_what_it_came_to_is_counted() {
+        let tally = Tally::default();
+        assert_eq!((tally.take_rehearsal(), tally.rehearsed()), (None, (0, None)));
+        tally.allow_rehearsal(2_000);
+        assert_eq!((tally.take_rehearsal(), tally.take_rehearsal()), (Some(2_000), None));
+        tally.rehearsal_ended(Some(Duration::ZERO));
+        assert_eq!(tally.rehearsed(), (1, Some(0)));
+        tally.rehearsal_ended(None);
+        assert_eq!(tally.rehearsed(), (2, None));
     }
 
     #[test]
