@@ -4,7 +4,9 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio_tungstenite::tungstenite;
 
-use crate::harness::h2::{H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin_tls, request, run};
+use crate::harness::h2::{
+    H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin, h2_origin_tls, h2_origin_with, request, run,
+};
 use crate::harness::tls::{Authority, Pair};
 use crate::harness::{Load, Proxy, eventually, eventually_equal, proxy, scratch};
 
@@ -224,4 +226,46 @@ fn limits_on_connections_hold_for_shared_ones() {
     });
     // A core whose request waits gets the place of another's idle connection.
     assert!(pod.connections() <= 3, "{}", pod.connections());
+}
+
+/// A proxy before an `h2c` pod with limits on connections.
+fn before_h2c(pod: &H2Origin, transport: &str) -> Proxy {
+    proxy()
+        .name("pod", pod.url())
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+             loadBalancer: {{ serversTransport: t, servers: [{{ url: '{{pod}}' }}], queue: {{ size: 200, timeout: \
+             10s }} }} }} }}\n  serversTransports: {{ t: {{ {transport} }} }}\n"
+        ))
+        .start()
+}
+
+#[test]
+fn limits_on_connections_hold_for_pods_without_tls() {
+    let pod = h2_origin(echo);
+    let proxy = before_h2c(&pod, "maxConnsPerHost: 1");
+    run(async {
+        for _ in 0..4 {
+            let send = connect(proxy.address("web")).await;
+            assert_eq!(at_once(&send, 30).await, 30, "whichever core it is on");
+        }
+    });
+    assert_eq!(pod.hits(), 120);
+    assert_eq!(proxy.metric("sluicegate_service_queue_connections{service=\"s\"}"), 1.0);
+    // A core whose request waits gets the place of another's idle connection.
+    assert!(pod.connections() <= 4, "{}", pod.connections());
+}
+
+#[test]
+fn where_a_connection_takes_few_requests_the_rest_waits_for_it_within_the_limit() {
+    let mut few = h2::server::Builder::new();
+    few.max_concurrent_streams(2);
+    let pod = h2_origin_with(few, echo);
+    let proxy = before_h2c(&pod, "maxConnsPerHost: 2");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&send, 60).await, 60);
+    });
+    assert!((1..=2).contains(&pod.connections()), "{}", pod.connections());
+    assert_eq!(pod.hits(), 60);
 }
