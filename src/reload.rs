@@ -3,9 +3,9 @@
 //! Everything that can fail (reading, compiling, binding, opening the log) is done before anything is
 //! changed. What is refused leaves no trace but the reason, in log, metrics and API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::common::names::{EntryPointName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::ListenAddress;
-use crate::config::load::{Document, Loaded, Loader, Texts};
+use crate::config::load::{Document, Loaded, Loader, Stale, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
@@ -84,8 +84,12 @@ pub struct Reloader {
     outliers: OutlierWatch,
     log: LogHandle,
     log_settings: log::LogSettings,
-    /// What was said of provider files that are not in use as they stand.
-    stale: Vec<Vec<String>>,
+    /// The newest document as a whole is not in use.
+    refused: bool,
+    /// Provider files that are not in use as they stand, as was told.
+    stale: Vec<Stale>,
+    /// Which of them the compiler found fault with: the reader alone does not see it.
+    compiled_stale: BTreeSet<PathBuf>,
     /// Old snapshots are freed here, and not on a core that should be answering requests.
     old: Vec<Arc<Snapshot>>,
     closing: Vec<Closing>,
@@ -253,7 +257,9 @@ impl Reloader {
             outliers,
             log,
             log_settings,
+            refused: false,
             stale: Vec::new(),
+            compiled_stale: BTreeSet::new(),
             old: Vec::new(),
             closing: Vec::new(),
             stopped: BTreeMap::new(),
@@ -285,48 +291,82 @@ impl Reloader {
     /// nothing seems to have changed.
     pub fn reload(&mut self, force: bool) {
         self.forget();
-        let loaded = self.loader.load();
-        self.report_stale(&loaded);
+        let mut loaded = self.loader.load();
+        let mut stale = std::mem::take(&mut loaded.stale);
         if loaded.fingerprint == self.fingerprint && !force {
-            return;
+            // What the compiler said of these same files still holds.
+            let compiled = self.stale.iter().filter(|stale| self.compiled_stale.contains(&stale.file));
+            stale.extend(compiled.cloned());
+            return self.report_stale(stale, false);
         }
         self.fingerprint = loaded.fingerprint;
         self.watcher.set_paths(loaded.watch.iter().cloned().collect());
         let previous = self.shared.snapshot.load();
-        let candidate = match candidate(loaded, Some((&self.loader, &previous)), &self.metrics) {
-            Ok(candidate) => candidate,
-            Err((problems, _)) => return self.refuse(&problems),
+        let opened = match candidate(loaded, Some((&self.loader, &previous)), &self.metrics) {
+            Ok(candidate) => match self.open(&candidate) {
+                Ok(opened) => Ok((candidate, opened)),
+                Err(mut problems) => {
+                    candidate.document.place(&mut problems);
+                    Err(problems)
+                }
+            },
+            Err((problems, _)) => Err(problems),
         };
-        let opened = match self.open(&candidate) {
+        self.compiled_stale.clear();
+        let (mut candidate, opened) = match opened {
             Ok(opened) => opened,
-            Err(mut problems) => {
-                candidate.document.place(&mut problems);
-                return self.refuse(&problems);
+            Err(problems) => {
+                self.refuse(&problems);
+                return self.report_stale(stale, false);
             }
         };
+        for compiled in std::mem::take(&mut candidate.loaded.stale) {
+            if stale.iter().all(|read| read.file != compiled.file) {
+                self.compiled_stale.insert(compiled.file.clone());
+                stale.push(compiled);
+            }
+        }
         if let Err(error) = self.commit(candidate, opened) {
             // Nothing that a request needs is left undone: what fails here is told and tried again next time.
             tracing::error!(%error, "configuration is in use, but not all of it");
         }
+        self.report_stale(stale, true);
     }
 
-    /// Tells of provider files whose last good version is in use; once for each of their states.
-    fn report_stale(&mut self, loaded: &Loaded) {
-        let told = std::mem::take(&mut self.stale);
-        for stale in &loaded.stale {
-            let lines: Vec<_> = stale.problems.iter().map(render::line).collect();
-            if !told.contains(&lines) {
-                self.metrics.config_refused();
-                self.status.refused(&stale.problems);
-                tracing::error!(
-                    file = %stale.file.display(),
-                    "configuration refused in one file, its last good version stays"
-                );
-                for line in &lines {
-                    tracing::error!("{line}");
-                }
+    /// Tells of provider files whose last good version is in use; once for each of their states. `committed`: a
+    /// document has just come into use.
+    fn report_stale(&mut self, stale: Vec<Stale>, committed: bool) {
+        let told = std::mem::replace(&mut self.stale, stale);
+        if self.stale.is_empty() {
+            if !told.is_empty() && !self.refused {
+                self.metrics.config_is_whole(true);
+                self.status.none_refused();
             }
-            self.stale.push(lines);
+            return;
+        }
+        let mut problems = Problems::new();
+        let mut news = committed;
+        for stale in &self.stale {
+            let lines = |stale: &Stale| stale.problems.iter().map(render::line).collect::<Vec<_>>();
+            for problem in stale.problems.iter() {
+                problems.push(problem.clone());
+            }
+            if told.iter().any(|told| told.file == stale.file && lines(told) == lines(stale)) {
+                continue;
+            }
+            news = true;
+            self.metrics.config_refused();
+            tracing::error!(
+                file = %stale.file.display(),
+                "configuration refused in one file, its last good version stays"
+            );
+            for line in lines(stale) {
+                tracing::error!("{line}");
+            }
+        }
+        if news && !self.refused {
+            self.metrics.config_is_whole(false);
+            self.status.refused(&problems);
         }
     }
 
@@ -341,7 +381,8 @@ impl Reloader {
         }
     }
 
-    fn refuse(&self, problems: &Problems) {
+    fn refuse(&mut self, problems: &Problems) {
+        self.refused = true;
         self.metrics.config_refused();
         self.status.refused(problems);
         let errors: Vec<_> =
@@ -556,6 +597,7 @@ impl Reloader {
         if let Some(socket) = admin {
             self.serve_admin(config.admin.address, socket);
         }
+        self.refused = false;
         self.loader.accept(&loaded);
         self.report(&loaded, &problems, config, generation);
         Ok(())

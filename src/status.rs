@@ -303,6 +303,11 @@ impl Status {
         self.config.lock().refused = Some(Refused { at: SystemTime::now(), problems });
     }
 
+    /// What was refused is mended, and what runs is the newest.
+    pub fn none_refused(&self) {
+        self.config.lock().refused = None;
+    }
+
     /// The process is on its way out.
     pub fn drain(&self) {
         *self.readiness.lock() = Readiness::Draining;

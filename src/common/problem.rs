@@ -143,7 +143,7 @@ impl Problem {
 }
 
 /// Every mistake found so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {

@@ -89,7 +89,7 @@ pub struct Loaded {
 }
 
 /// A provider file that is not in use as it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stale {
     /// The file.
     pub file: PathBuf,
@@ -375,9 +375,11 @@ impl Reading<'_> {
                 let directory = self.base.join(name);
                 self.list(&directory, &mut files);
                 // What is gone between the listing and now was removed; when the directory itself is
-                // gone, that is for `list` to judge.
+                // gone, that is for `list` to judge. A link that leads nowhere is there, and broken.
                 if directory.is_dir() {
-                    files.retain(|file| !file.starts_with(&directory) || file.exists());
+                    files.retain(|file| {
+                        !file.starts_with(&directory) || std::fs::symlink_metadata(file).is_ok()
+                    });
                 }
             }
             let main = std::fs::canonicalize(&self.loader.main).ok();

@@ -352,8 +352,7 @@ impl Driver<'_> {
     fn accept(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
         self.served += 1;
         self.watch.accepted(respond.stream_id().as_u32());
-        let active = Active::new(&self.shared);
-        tokio::task::spawn_local(serve_stream(active, request, respond));
+        begin(&self.shared, request, respond);
         if self.leaving.is_some() {
             return;
         }
@@ -434,70 +433,74 @@ fn label_of(flood: Flood) -> Option<Http2Flood> {
     }
 }
 
-/// One request with its answer.
-async fn serve_stream(active: Active, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let shared = Rc::clone(&active.0);
+/// Reads a request and has it answered, in a task of its own.
+fn begin(shared: &Rc<Shared>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let core = &shared.core;
     let started = clock::instant();
     let (parts, receive) = request.into_parts();
     let snapshot = core.snapshot();
     let Some(entry) = snapshot.entry_point(shared.listener) else {
-        let mut respond = respond;
-        respond.send_reset(Reason::REFUSED_STREAM);
-        return;
+        return respond.send_reset(Reason::REFUSED_STREAM);
     };
     let content = if receive.is_end_stream() { Content::None } else { Content::Follows };
-    let known = shared.authority.borrow().clone();
     let method = parts.method.clone();
-    // Held until the answer has gone out.
     let mut share = HeadShare::default();
     let parsed = if share.take(request::weight(&parts.headers)) {
-        request::request(parts, content, &entry.settings.head, known.as_ref())
+        request::request(parts, content, &entry.settings.head, shared.authority.borrow().as_ref())
     } else {
         Err(ProxyError::Overloaded(TOO_MANY_HEADS))
     };
+    let expects_continue = parsed.as_ref().is_ok_and(|parsed| parsed.expects_continue);
+    let stream = ServerStream::new(respond, core.timers.slot(), expects_continue);
+    let stream = Stream { active: Active::new(shared), stream, receive, started, _share: share };
+    // In a box each, because a task is moved to where it stays.
     match parsed {
-        Ok(parsed) => {
-            let stream = ServerStream::new(respond, core.timers.slot(), parsed.expects_continue);
-            let served = Stream { shared: &shared, stream, receive, started };
-            // A task is moved to where it stays, and this would make it large.
-            in_place(|| served.exchange(snapshot, parsed)).await;
-        }
-        Err(error) => {
-            let stream = ServerStream::new(respond, core.timers.slot(), false);
-            note_failure(core, &error);
-            let response = respond::refusal(&error);
-            let Response { head, mut body } = response;
-            let status = head.status;
-            let date = core.date();
-            let answer = Answer { head_only: method == Method::HEAD, date: &date, grpc: false };
-            let slot = core.timers.slot();
-            let patience = SendPatience {
-                body_idle: 0,
-                quiet: 0,
-                client_idle: LINGER,
-                deadline: clock::now() + LINGER,
-                half_closed: 0,
-            };
-            // Whether it still gets out makes no difference to what follows.
-            let _ = stream.send(head, &mut body, answer, &slot, patience).await;
-            let (bytes_in, bytes_out) = stream.counts();
-            Ending::of_refusal(core, entry, &shared.peer, started, method, &error)
-                .finish(core, status, bytes_in, bytes_out);
-        }
-    }
+        Ok(parsed) => tokio::task::spawn_local(in_place(|| stream.exchange(snapshot, parsed))),
+        Err(error) => tokio::task::spawn_local(in_place(|| stream.refuse(snapshot, method, error))),
+    };
 }
 
-struct Stream<'a> {
-    shared: &'a Shared,
+/// One request with its answer.
+struct Stream {
+    active: Active,
     stream: Rc<ServerStream>,
     receive: RecvStream,
     started: Instant,
+    /// Held until the answer has gone out.
+    _share: HeadShare,
 }
 
-impl Stream<'_> {
+impl Stream {
+    /// Answers a request that could not be read.
+    async fn refuse(self, snapshot: OnCore<Snapshot>, method: Method, error: ProxyError) {
+        let Self { active, stream, receive: _receive, started, _share } = self;
+        let shared = &*active.0;
+        let core = &shared.core;
+        note_failure(core, &error);
+        let Response { head, mut body } = respond::refusal(&error);
+        let status = head.status;
+        let date = core.date();
+        let answer = Answer { head_only: method == Method::HEAD, date: &date, grpc: false };
+        let slot = core.timers.slot();
+        let patience = SendPatience {
+            body_idle: 0,
+            quiet: 0,
+            client_idle: LINGER,
+            deadline: clock::now() + LINGER,
+            half_closed: 0,
+        };
+        // Whether it still gets out makes no difference to what follows.
+        let _ = stream.send(head, &mut body, answer, &slot, patience).await;
+        let (bytes_in, bytes_out) = stream.counts();
+        let entry =
+            snapshot.entry_point(shared.listener).expect("it was there a moment ago, in this very snapshot");
+        Ending::of_refusal(core, entry, &shared.peer, started, method, &error)
+            .finish(core, status, bytes_in, bytes_out);
+    }
+
     async fn exchange(self, snapshot: OnCore<Snapshot>, parsed: ParsedRequest) {
-        let Self { shared, stream, receive, started } = self;
+        let Self { active, stream, receive, started, _share } = self;
+        let shared = &*active.0;
         let core = &shared.core;
         let entry =
             snapshot.entry_point(shared.listener).expect("it was there a moment ago, in this very snapshot");

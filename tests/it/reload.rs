@@ -734,6 +734,75 @@ fn one_bad_file_of_a_directory_never_freezes_the_others() {
     assert!(lines.contains("a.yml"), "{lines}");
 }
 
+/// Whether everything on disk is in use, as the metric for alerts has it.
+fn is_whole(proxy: &Proxy) -> bool {
+    proxy.metric("sluicegate_config_last_reload_successful") == 1.0
+}
+
+#[test]
+fn a_file_that_reads_well_and_compiles_badly_is_reported_until_it_is_mended() {
+    let (a, b) = two();
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    fs::write(file("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    fs::write(file("b.yml"), dynamic("b", &a)).expect("a writable directory");
+    let proxy = proxy().config(&with_directory(directory.path())).start();
+    assert!(is_whole(&proxy));
+
+    fs::write(file("a.yml"), dynamic("a", &b).replace("Host(", "Hots(")).expect("a writable directory");
+    eventually("the bad file is reported", || proxy.refusals() == 1 && !is_whole(&proxy));
+    assert_eq!(proxy.get("a", "/").expect(200).text(), "a", "the last good version of the bad file");
+    let lines = format!("{:?}", proxy.log_lines());
+    assert!(lines.contains("a.yml:2:") && lines.contains("unknown matcher Hots"), "{lines}");
+
+    fs::write(file("b.yml"), dynamic("b", &b)).expect("a writable directory");
+    eventually("the good file is in force", || proxy.get("b", "/").text() == "b");
+    eventually("the bad one is still seen", || !is_whole(&proxy));
+    assert_eq!(proxy.refusals(), 1, "told once");
+
+    fs::write(file("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    eventually("it is mended", || is_whole(&proxy));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_reported_until_it_is_as_before() {
+    let (a, _) = two();
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    fs::write(file("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    let proxy = proxy().config(&with_directory(directory.path())).start();
+
+    fs::write(file("a.yml"), "http: { routres: {} }").expect("a writable directory");
+    eventually("the bad file is reported", || proxy.refusals() == 1 && !is_whole(&proxy));
+    fs::write(file("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    eventually("it is mended", || is_whole(&proxy));
+    fs::write(file("a.yml"), "http: { routres: {} }").expect("a writable directory");
+    eventually("it is reported again", || proxy.refusals() == 2 && !is_whole(&proxy));
+    assert_eq!(proxy.get("a", "/").expect(200).text(), "a", "the last good version of the bad file");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_a_bad_file_and_not_a_removed_one() {
+    let (a, b) = two();
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    for (version, origin) in [("..1", &a), ("..2", &b)] {
+        fs::create_dir(file(version)).expect("a writable directory");
+        fs::write(file(version).join("a.yml"), dynamic("a", origin)).expect("a writable directory");
+    }
+    symlink("..1", file("..data")).expect("a link");
+    symlink("..data/a.yml", file("a.yml")).expect("a link");
+    let proxy = proxy().config(&with_directory(directory.path())).start();
+    assert_eq!(proxy.get("a", "/").expect(200).text(), "a");
+
+    fs::remove_file(file("..data")).expect("a link");
+    eventually("the link is reported", || proxy.refusals() == 1);
+    assert_eq!(proxy.get("a", "/").expect(200).text(), "a");
+    symlink("..2", file("..data")).expect("a link");
+    eventually("the new version is in force", || proxy.get("a", "/").text() == "b");
+    assert!(is_whole(&proxy));
+}
+
 #[test]
 fn files_of_a_directory_come_and_go() {
     let (a, b) = two();

@@ -118,9 +118,9 @@ metrics! {
     REDIS_QUESTIONS = Counter "sluicegate_redis_questions_total" "Questions in calls that were answered in time.";
     REDIS_SECONDS = Counter "sluicegate_redis_call_seconds_total" "What calls took that were answered in time, in seconds.";
     // --- configuration -----------------------------------------------------------------------
-    CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted.";
+    CONFIG_RELOADS = Counter "sluicegate_config_reloads_total" "Documents read, by whether they were accepted; a file of a provider that is refused alone counts once as refused.";
     CONFIG_LAST_SUCCESS = Gauge "sluicegate_config_last_reload_success_timestamp_seconds" "When a document was last accepted, in seconds since 1970.";
-    CONFIG_LAST_OK = Gauge "sluicegate_config_last_reload_successful" "Whether the newest document was accepted (1) or refused (0).";
+    CONFIG_LAST_OK = Gauge "sluicegate_config_last_reload_successful" "Whether the newest document, with each of its files as it stands, is in use (1) or something of it was refused (0).";
     CONFIG_GENERATION = Gauge "sluicegate_config_generation" "Number of the running configuration; grows by one with each accepted document.";
     CONFIG_INFO = Gauge "sluicegate_config_info" "Always 1; the label is the hash of the running configuration.";
     CONFIG_DISABLED_ITEMS = Gauge "sluicegate_config_disabled_items" "Items left out of the running configuration because of their problems.";

@@ -293,10 +293,15 @@ impl Metrics {
         hash.clone_into(&mut self.hash.lock());
     }
 
-    /// Notes that a document was refused; the running one stays.
+    /// Notes that a document, or a file of it, was refused; what runs stays.
     pub fn config_refused(&self) {
         self.reloads_refused.fetch_add(1, Ordering::Relaxed);
         self.last_reload_ok.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes whether each file of the running document is in use as it stands.
+    pub fn config_is_whole(&self, whole: bool) {
+        self.last_reload_ok.store(whole, Ordering::Relaxed);
     }
 }
 
