@@ -10,7 +10,7 @@ use crate::common::clock::Millis;
 use crate::endpoint::EndpointId;
 use crate::endpoint::health::Status;
 use crate::endpoint::set::{EndpointSet, Member};
-use crate::endpoint::tally::{Delta, Runs, Seen, micros_of_log};
+use crate::endpoint::tally::{Delta, Offer, Proof, Runs, Seen, micros_of_log};
 
 /// Where an endpoint stands with those who watch its answers.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -238,9 +238,10 @@ struct Tracker {
 }
 
 /// Copies of requests that an endpoint gets while it is ejected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rehearsals {
     wanted: bool,
+    proof: Proof,
     /// How many had ended at the last look.
     seen: u32,
     /// How many in a row went well.
@@ -251,6 +252,13 @@ struct Rehearsals {
     lost_at: Option<Millis>,
     /// When the last one failed, unless one went well since.
     failed_at: Option<Millis>,
+}
+
+impl Default for Rehearsals {
+    fn default() -> Self {
+        let (passes, seen, next) = (0, 0, 0);
+        Self { wanted: false, proof: Proof::Answer, seen, passes, next, lost_at: None, failed_at: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -369,6 +377,11 @@ impl Detector {
                 Why::Trial => tracker.rehearsals.wanted,
                 _ => settings.rehearsal_interval > 0,
             },
+            // When what failed was to connect, connecting is what must go well.
+            proof: match why {
+                Why::LocalErrors(_) | Why::Stalled(_) | Why::Trial if refuses(member) => Proof::Connection,
+                _ => Proof::Answer,
+            },
             seen: member.endpoint.tally().rehearsed().0,
             next: now.saturating_add(settings.rehearsal_interval),
             ..Rehearsals::default()
@@ -384,7 +397,7 @@ impl Detector {
         tracker.clean_since = now;
         tracker.half_began = now;
         member.endpoint.tally().forgive();
-        member.endpoint.tally().allow_rehearsal(0);
+        member.endpoint.tally().offer_rehearsal(None);
         member.endpoint.tally().allow_trials(1);
     }
 
@@ -410,6 +423,12 @@ impl Detector {
             tracker.compare(member, sibling.map(|(since, _)| since), others.patience(settings), now);
         }
     }
+}
+
+/// Whether what it did last was to take no connection.
+fn refuses(member: &Member) -> bool {
+    let tally = member.endpoint.tally();
+    tally.is_unconnected() && tally.runs().no_answers > 0
 }
 
 /// Whether an endpoint is one of those that others are compared with.
@@ -638,7 +657,8 @@ impl Tracker {
         if seen != rehearsals.seen && passed {
             rehearsals.passes += 1;
             rehearsals.failed_at = None;
-            rehearsals.next = now;
+            // What has come back too early once must be well for longer.
+            rehearsals.next = if self.ejections > 1 { now.saturating_add(STEADY) } else { now };
         } else if seen != rehearsals.seen {
             rehearsals.passes = 0;
             rehearsals.failed_at = Some(now);
@@ -654,7 +674,8 @@ impl Tracker {
         if rehearsals.lost_at.is_none() && now >= rehearsals.next {
             let patience = others.patience(settings).min(LONGEST_REHEARSAL);
             rehearsals.lost_at = Some(now.saturating_add(2 * LONGEST_REHEARSAL));
-            tally.allow_rehearsal(u32::try_from(patience).unwrap_or(u32::MAX));
+            let patience = u32::try_from(patience).unwrap_or(u32::MAX);
+            tally.offer_rehearsal(Some(Offer { patience, proof: rehearsals.proof }));
         }
     }
 }
@@ -683,6 +704,8 @@ const SETTLED: Millis = 200;
 /// so many times at most.
 const REHEARSALS: u32 = 3;
 const REHEARSAL_DOUBLINGS: u32 = 3;
+/// Between two rehearsals that go well, of one that was ejected twice in a row or more: its 6 to 24 take 3 to 12 s.
+const STEADY: Millis = 500;
 /// How long a rehearsal that failed says that the next would, too.
 const REHEARSAL_COUNTS: Millis = 15_000;
 /// How many intervals there are between two rehearsals at most.
@@ -976,11 +999,11 @@ mod tests {
         service.count(0, 5, Verdict::NoAnswer);
         assert_eq!(service.step(100), [(0, Action::Eject(Why::LocalErrors(5)))]);
         service.step(900);
-        assert!(!service.set.members()[0].endpoint.tally().has_rehearsal(), "not yet");
+        assert!(!service.set.members()[0].endpoint.tally().offered_rehearsal().is_some(), "not yet");
         service.step(100);
         rehearse(&service, 0, None);
         service.step(100);
-        assert!(!service.set.members()[0].endpoint.tally().has_rehearsal(), "after a pause");
+        assert!(!service.set.members()[0].endpoint.tally().offered_rehearsal().is_some(), "after a pause");
         assert_eq!(service.step(1_000), []);
         for _ in 0..2 {
             rehearse(&service, 0, FAST);
@@ -1035,6 +1058,9 @@ mod tests {
                 rehearse(&service, 0, FAST);
                 service.step(100);
                 count += 1;
+                if service.set.members()[0].passive == Passive::Ejected {
+                    service.step(STEADY);
+                }
             }
             needed.push(count);
         }
@@ -1066,9 +1092,33 @@ mod tests {
         assert_eq!(service.step(100), [(0, Action::Eject(Why::Failures(1)))]);
         for _ in 0..99 {
             assert_eq!(service.step(100), []);
-            assert!(!service.set.members()[0].endpoint.tally().has_rehearsal());
+            assert!(!service.set.members()[0].endpoint.tally().offered_rehearsal().is_some());
         }
         assert_eq!(service.step(100), [(0, Action::Try)]);
+    }
+
+    #[test]
+    fn a_connection_is_proof_only_for_what_took_none() {
+        for (failure, proof) in
+            [(Verdict::NotConnected, Proof::Connection), (Verdict::NoAnswer, Proof::Answer)]
+        {
+            let mut service = Service::new(2);
+            service.count(0, 5, failure);
+            service.step(100);
+            service.step(1_000);
+            let offered = service.set.members()[0].endpoint.tally().offered_rehearsal();
+            assert_eq!(offered.map(|offer| offer.proof), Some(proof), "{failure:?}");
+        }
+        // It takes connections again, and resets them.
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NotConnected);
+        service.step(100);
+        service.step(10_000);
+        service.count(0, 1, Verdict::NoAnswer);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::Trial))]);
+        service.step(1_000);
+        let offered = service.set.members()[0].endpoint.tally().offered_rehearsal();
+        assert_eq!(offered.map(|offer| offer.proof), Some(Proof::Answer));
     }
 
     #[test]

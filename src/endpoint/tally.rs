@@ -3,7 +3,7 @@
 //! Counters only grow (and wrap): a reader keeps what it saw and takes the difference ([`Seen`]). Never: clocks,
 //! decisions; those are `crate::endpoint::outlier`'s.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::http::fields::Fields;
@@ -17,8 +17,10 @@ pub enum Verdict {
     GatewayError(Duration),
     /// It answered with another 5xx.
     ServerError(Duration),
-    /// No answer came: connect failed or took too long, reset, not HTTP, no head in time.
+    /// No answer came: reset, not HTTP, no head in time.
     NoAnswer,
+    /// No answer came, because nobody took the connection. For all else as [`Verdict::NoAnswer`].
+    NotConnected,
     /// It answered, and what came of the request is said at the end: by a status of gRPC.
     Opened(Duration),
     /// What [`Verdict::Opened`] left open.
@@ -57,6 +59,37 @@ impl CallEnd {
     }
 }
 
+/// What shows that an ejected endpoint may be well again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proof {
+    /// An answer to the copy of a request.
+    Answer,
+    /// That, or a connection alone: it was ejected because it took none.
+    Connection,
+}
+
+/// A rehearsal that may begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Offer {
+    /// How long it may take, in milliseconds.
+    pub patience: u32,
+    /// What is enough.
+    pub proof: Proof,
+}
+
+impl Offer {
+    fn pack(self) -> u64 {
+        u64::from(self.patience) << 1 | u64::from(self.proof == Proof::Connection)
+    }
+
+    /// 0 is none: without patience there is nothing to offer.
+    fn unpack(packed: u64) -> Option<Self> {
+        let proof = if packed & 1 == 1 { Proof::Connection } else { Proof::Answer };
+        // Of 33 bits.
+        Some(Self { patience: (packed >> 1) as u32, proof }).filter(|offer| offer.patience > 0)
+    }
+}
+
 /// On a cache line of its own, beside the load: an attempt writes both.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -78,11 +111,13 @@ pub struct Tally {
     checks_passed: AtomicU32,
     /// Requests that may be given to it while it is on trial.
     trials: AtomicU32,
-    /// How long a rehearsal may take that may begin, in milliseconds; 0 while none may.
-    rehearsal: AtomicU32,
+    /// The rehearsal that may begin, packed; 0 while none may.
+    rehearsal: AtomicU64,
     /// Rehearsals: their number in the upper half; in the lower what the last one took in milliseconds and one more, or
     /// 0 if it failed.
     rehearsed: AtomicU64,
+    /// Of the attempts without an answer, the last one had no connection.
+    unconnected: AtomicBool,
     /// Failures in a row. All are zero while the endpoint is well, so that a good answer reads one number.
     runs: AtomicU64,
 }
@@ -158,7 +193,8 @@ impl Tally {
             Verdict::Closed(CallEnd::Well) => self.well(),
             Verdict::Closed(CallEnd::ServerError) => self.server_error(),
             Verdict::Closed(CallEnd::GatewayError) => self.gateway_error(),
-            Verdict::NoAnswer => {
+            Verdict::NoAnswer | Verdict::NotConnected => {
+                self.unconnected.store(verdict == Verdict::NotConnected, Ordering::Relaxed);
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
                 self.no_answers.fetch_add(1, Ordering::Relaxed);
                 self.run(|runs| Runs { no_answers: runs.no_answers + 1, ..runs });
@@ -217,6 +253,12 @@ impl Tally {
     pub fn forgive(&self) {
         self.runs.store(0, Ordering::Relaxed);
         self.still_run.store(0, Ordering::Relaxed);
+        self.unconnected.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the last attempt without an answer had no connection.
+    pub fn is_unconnected(&self) -> bool {
+        self.unconnected.load(Ordering::Relaxed)
     }
 
     /// An active check passed.
@@ -245,19 +287,19 @@ impl Tally {
         self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Lets one rehearsal begin that takes so many milliseconds at most; 0 lets none.
-    pub fn allow_rehearsal(&self, patience: u32) {
-        self.rehearsal.store(patience, Ordering::Relaxed);
+    /// Lets one rehearsal begin, or with `None` none.
+    pub fn offer_rehearsal(&self, offer: Option<Offer>) {
+        self.rehearsal.store(offer.map_or(0, Offer::pack), Ordering::Relaxed);
     }
 
-    /// Whether a rehearsal may begin.
-    pub fn has_rehearsal(&self) -> bool {
-        self.rehearsal.load(Ordering::Relaxed) > 0
+    /// The rehearsal that may begin.
+    pub fn offered_rehearsal(&self) -> Option<Offer> {
+        Offer::unpack(self.rehearsal.load(Ordering::Relaxed))
     }
 
-    /// A rehearsal begins: gives how long it may take, in milliseconds; `None` when none may begin.
-    pub fn take_rehearsal(&self) -> Option<u32> {
-        Some(self.rehearsal.swap(0, Ordering::Relaxed)).filter(|patience| *patience > 0)
+    /// A rehearsal begins; `None` when none may, or another core was faster.
+    pub fn take_rehearsal(&self) -> Option<Offer> {
+        Offer::unpack(self.rehearsal.swap(0, Ordering::Relaxed))
     }
 
     /// A rehearsal has ended: well after so long, or with `None` badly. One at a time.
@@ -425,8 +467,14 @@ mod tests {
     fn a_rehearsal_is_given_once_and_what_it_came_to_is_counted() {
         let tally = Tally::default();
         assert_eq!((tally.take_rehearsal(), tally.rehearsed()), (None, (0, None)));
-        tally.allow_rehearsal(2_000);
-        assert_eq!((tally.take_rehearsal(), tally.take_rehearsal()), (Some(2_000), None));
+        for offer in [
+            Offer { patience: 2_000, proof: Proof::Answer },
+            Offer { patience: u32::MAX, proof: Proof::Connection },
+        ] {
+            tally.offer_rehearsal(Some(offer));
+            assert_eq!(tally.offered_rehearsal(), Some(offer));
+            assert_eq!((tally.take_rehearsal(), tally.take_rehearsal()), (Some(offer), None));
+        }
         tally.rehearsal_ended(Some(Duration::ZERO));
         assert_eq!(tally.rehearsed(), (1, Some(0)));
         tally.rehearsal_ended(None);

@@ -2,7 +2,8 @@
 //! a client depends on it.
 //!
 //! Copied are GET and HEAD without content alone, one at a time for each endpoint, when `endpoint::outlier` lets one
-//! begin and half of the retry budget is left. Nobody waits for the answer: it is looked at and dropped. Never: delays
+//! begin and half of the retry budget is left, and never where the service tries nothing twice. An endpoint that was
+//! ejected because it took no connections is also connected to when another request comes by. Nobody waits for the answer: it is looked at and dropped. Never: delays
 //! or fails the request that it copies; the task ends by its own deadline.
 
 use std::future::poll_fn;
@@ -22,6 +23,7 @@ use super::pace;
 use crate::common::clock::{self, Millis};
 use crate::common::names::ServiceName;
 use crate::endpoint::outlier::Passive;
+use crate::endpoint::tally::Proof;
 use crate::endpoint::{Endpoint, InFlight};
 use crate::http::authority::Checked;
 use crate::http::body::Body;
@@ -31,6 +33,7 @@ use crate::http::h1::framing::Piece;
 use crate::http::head::{RequestHead, Response};
 use crate::snapshot::{Balanced, ListenerId, Service, ServiceKind};
 use crate::telemetry::metrics::RehearsalOutcome;
+use crate::upstream::takes_connections;
 
 /// Content of an answer that is read. More of it says nothing new; it has flowed so far.
 const ENOUGH: usize = 64 * 1024;
@@ -46,19 +49,25 @@ pub(super) fn offer(
     body: &Body,
 ) {
     let safe = matches!(head.method, Method::GET | Method::HEAD) && matches!(body, Body::Empty);
-    let again = exchange.attempts != exchange.attempts_before;
-    if !safe || again || exchange.upgrade.is_some() || is_events(&head.headers, ACCEPT) {
-        return;
-    }
+    let copied = safe
+        && balanced.attempts > 1
+        && exchange.attempts == exchange.attempts_before
+        && exchange.upgrade.is_none()
+        && !is_events(&head.headers, ACCEPT);
     for member in balanced.endpoints.load().members() {
         let tally = member.endpoint.tally();
-        if member.passive != Passive::Ejected || !tally.has_rehearsal() {
+        let Some(offer) = tally.offered_rehearsal().filter(|_| member.passive == Passive::Ejected) else {
+            continue;
+        };
+        let copied = copied && balanced.budget.try_spare(clock::now());
+        if (!copied && offer.proof == Proof::Answer) || tally.take_rehearsal() != Some(offer) {
             continue;
         }
-        if !balanced.budget.try_spare(clock::now()) {
-            return;
+        let until = clock::now().saturating_add(offer.patience.into());
+        if !copied {
+            connect(exchange, service, &member.endpoint, until);
+            continue;
         }
-        let Some(patience) = tally.take_rehearsal() else { continue };
         let rehearsal = Rehearsal {
             core: Rc::clone(exchange.core),
             listener: exchange.entry.listener,
@@ -67,7 +76,7 @@ pub(super) fn offer(
             peer: exchange.peer.clone(),
             authority: exchange.authority.clone(),
             head: Box::new(head.clone()),
-            until: clock::now().saturating_add(patience.into()),
+            until,
         };
         let (metrics, label) = (Rc::clone(&exchange.core.metrics), service.label);
         tokio::task::spawn_local(async move {
@@ -81,6 +90,17 @@ pub(super) fn offer(
             metrics.rehearsed(label, outcome);
         });
     }
+}
+
+/// Begins a rehearsal that is a connection and nothing more.
+fn connect(exchange: &Exchange<'_>, service: &Service, endpoint: &Arc<Endpoint>, until: Millis) {
+    let (core, endpoint, label) = (Rc::clone(exchange.core), Arc::clone(endpoint), service.label);
+    tokio::task::spawn_local(async move {
+        let well = takes_connections(&endpoint, &core.timers.slot(), until).await;
+        endpoint.tally().rehearsal_ended(well.then_some(Duration::ZERO));
+        let outcome = if well { RehearsalOutcome::Passed } else { RehearsalOutcome::Failed };
+        core.metrics.rehearsed(label, outcome);
+    });
 }
 
 /// One copy of a request, with all that it needs to outlive what it copies.

@@ -215,6 +215,47 @@ fn a_pod_that_hung_in_its_answers_comes_back_by_rehearsing() {
 }
 
 #[test]
+fn a_pod_that_refused_comes_back_where_only_posts_come_in_and_a_broken_one_gets_no_copies() {
+    let ((a, _), (mut b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy =
+        serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 100ms }");
+    let mut client = proxy.client("x");
+    b.kill();
+    eventually("it is ejected", || {
+        client.post("/", "x").expect(200);
+        proxy.metric(EJECTED) == 1.0
+    });
+    b.revive();
+    eventually("it has its share again", || {
+        let answers: Vec<String> = (0..12).map(|_| client.post("/", "x").expect(200).text()).collect();
+        answers.iter().filter(|answer| *answer == "b").count() == 4
+    });
+
+    b_state.store(FAILS, Ordering::Release);
+    eventually("it is ejected", || {
+        client.post("/", "x");
+        proxy.metric(EJECTED) == 1.0
+    });
+    b.forget();
+    throughout("it stays out", Duration::from_millis(700), || client.post("/", "x").status == 200);
+    assert_eq!(b.hits(), 0);
+}
+
+#[test]
+fn where_nothing_is_tried_twice_nothing_is_copied() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let keys = "retry: { attempts: 1 }\n        outlierDetection: { rehearsalInterval: 100ms }";
+    let proxy = serving([&a, &b, &c], keys);
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+    b.forget();
+
+    let mut client = proxy.client("x");
+    throughout("it stays out", Duration::from_millis(700), || client.get("/").status == 200);
+    assert_eq!(b.hits(), 0);
+}
+
+#[test]
 fn without_rehearsals_an_ejected_pod_gets_nothing_until_its_time_is_over() {
     let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
     let proxy = serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 0s }");
