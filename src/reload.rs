@@ -22,7 +22,7 @@ use crate::common::names::{EntryPointName, ServiceName};
 use crate::common::problem::{ConfigPath, Problem, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::entry_point::ListenAddress;
-use crate::config::load::{Document, Loaded, Loader, Stale, Texts};
+use crate::config::load::{Document, Instead, Loaded, Loader, Stale, Texts};
 use crate::config::{observability, render};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
@@ -333,7 +333,7 @@ impl Reloader {
         self.report_stale(stale, true);
     }
 
-    /// Tells of provider files whose last good version is in use; once for each of their states. `committed`: a
+    /// Tells of provider files that are not in use as they stand; once for each of their states. `committed`: a
     /// document has just come into use.
     fn report_stale(&mut self, stale: Vec<Stale>, committed: bool) {
         let told = std::mem::replace(&mut self.stale, stale);
@@ -356,10 +356,15 @@ impl Reloader {
             }
             news = true;
             self.metrics.config_refused();
-            tracing::error!(
-                file = %stale.file.display(),
-                "configuration refused in one file, its last good version stays"
-            );
+            let file = stale.file.display();
+            match stale.instead {
+                Instead::LastGood => {
+                    tracing::error!(%file, "configuration refused in one file, its last good version stays");
+                }
+                Instead::Nothing => {
+                    tracing::error!(%file, "configuration refused in one file, which is left out");
+                }
+            }
             for line in lines(stale) {
                 tracing::error!("{line}");
             }

@@ -1,8 +1,8 @@
 //! Files to a document: the main file, those that `providers.file` names, one merged whole.
 //!
-//! A provider file that cannot be read as configuration keeps its last good version, so that one bad file
-//! never holds the others up. What is wrong with the main file, or with any file on a cold start, is for the
-//! caller to refuse ([`Loaded::refused`]).
+//! A provider file that cannot be read as configuration keeps its last good version (a new one is left out), so that
+//! one bad file never holds the others up. What is wrong with the main file, or with any file on a cold start, is
+//! for the caller to refuse ([`Loaded::refused`]).
 //! Never: watching, compiling, logging.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,6 +65,8 @@ pub struct Loader {
     /// In place of what the main file holds on disk.
     text: Option<Arc<[u8]>>,
     good: BTreeMap<PathBuf, Arc<[u8]>>,
+    /// A document is in use.
+    running: bool,
 }
 
 /// What one reading gave.
@@ -74,7 +76,7 @@ pub struct Loaded {
     pub document: Option<Document>,
     /// Everything that is wrong with the document, places filled in.
     pub problems: Problems,
-    /// Provider files whose last good version is in the document, and why.
+    /// Provider files that are not in the document as they stand, and why.
     pub stale: Vec<Stale>,
     /// Files and directories whose change may change the document, secret files included.
     pub watch: BTreeSet<PathBuf>,
@@ -95,6 +97,17 @@ pub struct Stale {
     pub file: PathBuf,
     /// What is wrong with it.
     pub problems: Problems,
+    /// What is in use in its place.
+    pub instead: Instead,
+}
+
+/// What is in use in place of a provider file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Instead {
+    /// What it said before.
+    LastGood,
+    /// It was not there before.
+    Nothing,
 }
 
 /// The document with what is needed to say where each key stands.
@@ -135,7 +148,7 @@ impl Loader {
 
     /// A loader that looks variables up with `env`.
     pub fn with_env(main: &Path, env: Env) -> Self {
-        Self { main: main.to_owned(), env, text: None, good: BTreeMap::new() }
+        Self { main: main.to_owned(), env, text: None, good: BTreeMap::new(), running: false }
     }
 
     /// A loader of a main file that is given instead of read, such as an embedded one; without variables.
@@ -162,19 +175,20 @@ impl Loader {
     /// Remembers the files of a document that came into use.
     pub fn accept(&mut self, loaded: &Loaded) {
         self.good = loaded.used.clone();
+        self.running = true;
     }
 
     /// Reads everything again, with the last good version of every provider file that one of the errors in
-    /// `problems` (found by the compiler, places filled in) points into.
+    /// `problems` (found by the compiler, places filled in) points into. A file that had none is left out, where a
+    /// document without it is in use.
     ///
-    /// `None` when that would change nothing: the fault is in the main file, or there is no other version.
+    /// `None` when that would change nothing: the fault is in the main file, or in files as they were.
     pub fn fall_back(&self, loaded: &Loaded, problems: &Problems) -> Option<Loaded> {
         let mut bad: BTreeMap<PathBuf, Problems> = BTreeMap::new();
         for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
             let file = problem.place.as_ref().map(|place| (*place.file).clone())?;
             let used = loaded.used.get(&file)?;
-            let good = self.good.get(&file)?;
-            if used == good {
+            if !self.running || self.good.get(&file) == Some(used) {
                 return None;
             }
             bad.entry(file).or_default().push(problem.clone());
@@ -199,6 +213,7 @@ impl Loader {
                 used: BTreeMap::new(),
             },
             digest: Digest::new(),
+            drops_items: false,
         };
         reading.run();
         reading.finish()
@@ -333,6 +348,8 @@ struct Reading<'l> {
     found: Found,
     loaded: Loaded,
     digest: Digest,
+    /// `onProblem: dropItem`.
+    drops_items: bool,
 }
 
 impl Reading<'_> {
@@ -363,6 +380,7 @@ impl Reading<'_> {
             secrets: BTreeSet::new(),
         };
         let providers = part.config.providers.clone();
+        self.drops_items = part.config.on_problem == OnProblem::DropItem;
         document.config =
             DocumentConfig { http: HttpConfig::default(), tls: TlsConfig::default(), ..part.config.clone() };
         self.merge(&mut document, part);
@@ -457,6 +475,10 @@ impl Reading<'_> {
             return Some(part);
         }
         let Some(good) = self.loader.good.get(file).cloned() else {
+            if self.loader.running && (!self.drops_items || part.is_none()) {
+                self.loaded.stale.push(Stale { file: file.to_owned(), problems, instead: Instead::Nothing });
+                return None;
+            }
             self.take_problems(problems);
             return part.map(|(part, bytes)| {
                 self.digest.add(file, &bytes);
@@ -464,7 +486,7 @@ impl Reading<'_> {
                 part
             });
         };
-        self.loaded.stale.push(Stale { file: file.to_owned(), problems });
+        self.loaded.stale.push(Stale { file: file.to_owned(), problems, instead: Instead::LastGood });
         let shown = PathBuf::from(format!("{} (last good version)", file.display()));
         self.loaded.texts.insert(shown.clone(), good.clone());
         let mut problems = Problems::new();
@@ -494,7 +516,11 @@ impl Reading<'_> {
             self.take_problems(problems);
         } else {
             files.extend(known);
-            self.loaded.stale.push(Stale { file: directory.to_owned(), problems });
+            self.loaded.stale.push(Stale {
+                file: directory.to_owned(),
+                problems,
+                instead: Instead::LastGood,
+            });
         }
     }
 
@@ -1063,6 +1089,24 @@ mod tests {
         assert_eq!(routers(&case.good()), ["a", "b2"]);
         std::fs::remove_file(case.path("dyn/a.yaml")).expect("removed");
         assert_eq!(routers(&case.good()), ["b2"]);
+    }
+
+    #[test]
+    fn a_new_provider_file_that_is_bad_is_left_out_and_holds_nobody_up() {
+        let mut case = case(&[("main.yaml", DIRECTORY), ("dyn/b.yaml", &with_router("b"))]);
+        let first = case.good();
+        case.loader.accept(&first);
+        for bad in ["http: [", "http: {routers: {a: {rool: x}}}\n"] {
+            case.write("dyn/a.yaml", bad);
+            case.write("dyn/b.yaml", &with_router("b2"));
+            let second = case.good();
+            assert_eq!(routers(&second), ["b2"], "{bad}");
+            assert_eq!(second.stale.len(), 1, "{bad}");
+            assert_eq!(second.stale[0].file, case.path("dyn/a.yaml"), "{bad}");
+            assert_eq!(second.stale[0].instead, Instead::Nothing, "{bad}");
+        }
+        case.write("dyn/a.yaml", &with_router("a"));
+        assert_eq!(routers(&case.good()), ["a", "b2"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::client_ip::IpSet;
 use super::head::RequestHead;
 use crate::http::fields::Fields;
+use crate::http::value;
 
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -164,7 +165,7 @@ fn port_value(port: Option<u16>, secure: bool) -> HeaderValue {
         None if secure => PORT_443,
         None | Some(80) => PORT_80,
         Some(443) => PORT_443,
-        Some(port) => HeaderValue::from(port),
+        Some(port) => value::number(port.into()),
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::common::names::MiddlewareName;
 use crate::http::fields::Fields;
+use crate::http::value;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -127,16 +128,15 @@ impl LimitAnswer {
         let Some(window) = self.windows.get(standing.window) else { return };
         let reset = whole_seconds(standing.reset);
         if self.fields.standard {
-            let told = format!("{:?};r={};t={reset}", &*window.name, standing.remaining);
-            if let Ok(told) = HeaderValue::try_from(told) {
-                headers.insert(RATE_LIMIT, told);
-                headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
-            }
+            let remaining = standing.remaining;
+            let told = value::written(format_args!("{:?};r={remaining};t={reset}", &*window.name));
+            headers.insert(RATE_LIMIT, told);
+            headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
         }
         if self.fields.legacy {
-            headers.insert(X_RATE_LIMIT_LIMIT, HeaderValue::from(window.quota));
-            headers.insert(X_RATE_LIMIT_REMAINING, HeaderValue::from(standing.remaining));
-            headers.insert(X_RATE_LIMIT_RESET, HeaderValue::from(reset));
+            headers.insert(X_RATE_LIMIT_LIMIT, value::number(window.quota));
+            headers.insert(X_RATE_LIMIT_REMAINING, value::number(standing.remaining));
+            headers.insert(X_RATE_LIMIT_RESET, value::number(reset));
         }
     }
 
@@ -147,9 +147,7 @@ impl LimitAnswer {
             headers.insert(RETRY_AFTER, seconds_value(whole_seconds(wait)));
             let mut text = GoDuration::default();
             text.write(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
-            if let Ok(exact) = HeaderValue::from_bytes(text.as_bytes()) {
-                headers.insert(X_RETRY_IN, exact);
-            }
+            headers.insert(X_RETRY_IN, value::copied(text.as_bytes()));
         }
         if self.fields != LimitFields::default() {
             self.tell(&limited.standing, headers);
@@ -169,7 +167,7 @@ fn seconds_value(seconds: u64) -> HeaderValue {
     const SMALL: [&str; 11] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
     match usize::try_from(seconds).ok().and_then(|seconds| SMALL.get(seconds)) {
         Some(text) => HeaderValue::from_static(text),
-        None => HeaderValue::from(seconds),
+        None => value::number(seconds),
     }
 }
 

@@ -16,3 +16,4 @@ pub mod limited;
 pub mod pace;
 pub mod path;
 pub mod text;
+pub mod value;

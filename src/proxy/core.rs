@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -183,11 +184,9 @@ impl Core {
         let second = clock::recent() / 1000;
         let mut cached = self.date.borrow_mut();
         if cached.0 != second {
-            let text = httpdate::fmt_http_date(SystemTime::now());
             let mut date = [b' '; 29];
-            for (to, from) in date.iter_mut().zip(text.bytes()) {
-                *to = from;
-            }
+            // As long as the text is, whatever the date.
+            let _ = write!(&mut date[..], "{}", httpdate::HttpDate::from(SystemTime::now()));
             *cached = (second, date);
         }
         cached.1

@@ -122,7 +122,7 @@ pub async fn forward<'a>(
                 if let (Some(outbound), Some(endpoint)) = (&balanced.outbound, exchange.tried.last()) {
                     pace::learn(exchange, service, outbound, endpoint, &response.head);
                 }
-                memory::keep_fields(std::mem::take(&mut head.headers));
+                memory::keep_head(head);
                 if let Some(endpoint) = exchange.tried.last() {
                     aim.stick(exchange, service, balanced, endpoint, cookies, &mut response.head);
                 }

@@ -6,7 +6,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
-use crate::http::head::Response;
+use crate::http::h1::memory;
+use crate::http::head::{Response, ResponseHead};
 
 /// Builds the answer to a refusal.
 pub fn refusal(error: &ProxyError) -> Response {
@@ -18,7 +19,8 @@ pub fn refusal(error: &ProxyError) -> Response {
         std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         std::borrow::Cow::Owned(text) => Bytes::from(text),
     });
-    let mut response = Response::new(error.status(), Body::full(body));
+    let head = ResponseHead { status: error.status(), headers: memory::fields() };
+    let mut response = Response { head, body: Body::full(body) };
     let headers = &mut response.head.headers;
     match error {
         ProxyError::NoRoute | ProxyError::Misdirected | ProxyError::NoEndpoint { .. } => {

@@ -13,6 +13,7 @@ use crate::common::units::HumanDuration;
 use crate::http::body::Body;
 use crate::http::error::ProxyError;
 use crate::http::forwarded::{Kind, Peer};
+use crate::http::h1::memory;
 use crate::http::head::{Request, RequestHead, Response};
 use crate::http::path::{self, Prepared};
 use crate::http::text::Text;
@@ -203,6 +204,7 @@ async fn go_in<'a>(
             Link::Edit(Edit::RateLimit(link)) => {
                 if let Err(error) = limit::admit(exchange, entry.label, link, &request.head).await {
                     exchange.note(&error);
+                    memory::keep_head(request.head);
                     return (passed, Ok(respond::refusal(&error)));
                 }
             }
@@ -217,6 +219,7 @@ async fn go_in<'a>(
                 Ok(Flow::Answer(answer)) => return (passed, Ok(*answer)),
                 Err(error) => {
                     exchange.note(&error);
+                    memory::keep_head(request.head);
                     return (passed, Ok(respond::refusal(&error)));
                 }
             },

@@ -204,6 +204,17 @@ impl Admission {
     }
 }
 
+#[cfg(test)]
+impl Admission {
+    /// The place of a connection that nobody has accepted.
+    pub(super) fn of_a_test() -> Self {
+        let ticket = Arc::new(Admissions::default()).enter(Ipv4Addr::LOCALHOST.into()).expect("no limit");
+        let guard = Arc::new(crate::proxy::guard::Guard::default());
+        let Welcome::Served(seat) = guard.welcome() else { panic!("no limit") };
+        Self::new(ticket, seat, Arc::default())
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         self.live.fetch_sub(1, Ordering::Relaxed);

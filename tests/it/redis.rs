@@ -228,6 +228,164 @@ fn while_redis_is_killed_paused_and_restarted_replicas_keep_to_their_shares_and_
     assert!(tally.allowed() <= most(rate, time, rate.burst + shares), "{tally:?} in {time:?}");
 }
 
+/// A client that is always below the limit, even were each of its requests counted twice: as one is of which Redis
+/// heard too late to answer in time.
+struct Modest {
+    rate: f64,
+    size: f64,
+    left: f64,
+    since: Instant,
+}
+
+impl Modest {
+    /// An eighth of the limit, and never more than three at once.
+    fn new(rate: Rate) -> Self {
+        Self { rate: rate.average as f64 / 8.0, size: 3.0, left: 3.0, since: Instant::now() }
+    }
+
+    /// Whether it may ask. Tokens count as taken when the answer has come, so no earlier than the proxy took them.
+    fn may_ask(&mut self) -> bool {
+        let now = Instant::now();
+        self.left = self.size.min(self.left + self.rate * (now - self.since).as_secs_f64());
+        self.since = now;
+        self.left >= 1.0
+    }
+
+    fn has_asked(&mut self) {
+        // What time brought during the request comes on top only from here on.
+        self.since = Instant::now();
+        self.left -= 1.0;
+    }
+}
+
+/// What becomes of Redis, and how it comes back.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Paused,
+    Killed,
+    KilledWhilePaused,
+}
+
+impl Fault {
+    fn begin(self, server: &mut RedisServer) {
+        if let Self::Paused | Self::KilledWhilePaused = self {
+            server.pause();
+        }
+        if let Self::Killed = self {
+            server.kill();
+        }
+    }
+
+    fn end(self, server: &mut RedisServer) {
+        match self {
+            Self::Paused => server.resume(),
+            Self::Killed | Self::KilledWhilePaused => server.restart(),
+        }
+    }
+}
+
+/// The sum of the samples of a metric that have this label.
+fn labelled(replicas: &[&Proxy], name: &str, label: &str) -> u64 {
+    let of = |proxy: &&Proxy| {
+        let page = crate::harness::Client::connect(proxy.admin(), "admin").get("/metrics").expect(200).text();
+        let lines =
+            page.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+    };
+    replicas.iter().map(of).sum()
+}
+
+#[test]
+fn with_leases_replicas_keep_to_the_bound_while_redis_is_killed_paused_and_restarted() {
+    const REPLICAS: u64 = 3;
+    const LEASE: u64 = 5;
+    // Two threads for each replica: of so many requests it may be heard after a phase that they were allowed in it.
+    const UNDER_WAY: u64 = 2 * REPLICAS;
+    let (mut server, origin) = (RedisServer::start(), origin().start());
+    let rate = Rate { average: 60, burst: 30 };
+    let redis = format!(
+        "endpoints: ['{}'], timeout: 200ms, mode: lease, lease: {LEASE}, replicas: {REPLICAS}",
+        server.address()
+    );
+    let replicas = [(); REPLICAS as usize].map(|()| replica(&origin, rate, &redis));
+    let all = replicas.each_ref();
+    let await_all = |up| all.iter().for_each(|replica| await_redis(replica, up));
+    // Requests that Redis was asked about in vain, while it did not count as away yet.
+    let in_vain = || {
+        let by = |by| labelled(&all, "sluicegate_limiter_shared_total", &format!("by=\"{by}\""));
+        by("late") + by("failed") + by("crowded")
+    };
+    let outages = || labelled(&all, "sluicegate_redis_outages_total", "");
+    let leased = || labelled(&all, "sluicegate_limiter_shared_total", "by=\"lease\"");
+    let (modest, stop) = (Tally::default(), AtomicBool::new(false));
+    let faults = [Fault::Paused, Fault::Killed, Fault::KilledWhilePaused];
+
+    let (tally, time, noticing) = std::thread::scope(|scope| {
+        for client in 0..2 {
+            let (modest, stop) = (&modest, &stop);
+            let mut clients = all.map(|replica| replica.client("a.test"));
+            scope.spawn(move || {
+                let (key, mut pace) = (format!("modest-{client}"), Modest::new(rate));
+                for turn in (0..all.len()).cycle() {
+                    while !pace.may_ask() {
+                        if stop.load(Ordering::SeqCst) {
+                            return;
+                        }
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    modest.ask(&mut clients[turn], &key);
+                    pace.has_asked();
+                }
+            });
+        }
+        let mut noticing = Duration::ZERO;
+        let flooded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            flood(&all, |tally| {
+                // What passes in a phase, and what may at most.
+                let phase = |what: &str, most_at_once: u64| {
+                    let (allowed, vain, before) = (tally.allowed(), in_vain(), outages());
+                    let began = Instant::now();
+                    await_answers(tally, 300);
+                    let (passed, time) = (tally.allowed() - allowed, began.elapsed());
+                    let extra = most_at_once - rate.burst + UNDER_WAY + in_vain() - vain;
+                    if outages() == before {
+                        assert!(passed <= most(rate, time, extra), "{what}: {passed} passed in {time:?}");
+                    }
+                };
+                phase("at first", rate.burst + REPLICAS * LEASE);
+                for fault in faults {
+                    fault.begin(&mut server);
+                    await_all(0.0);
+                    phase(&format!("{fault:?}"), REPLICAS * (rate.burst / REPLICAS));
+                    let decided = leased();
+                    let began = Instant::now();
+                    fault.end(&mut server);
+                    await_all(1.0);
+                    noticing += began.elapsed();
+                    phase(&format!("after {fault:?}"), rate.burst + REPLICAS * LEASE);
+                    assert!(leased() > decided, "leases decide again after {fault:?}");
+                }
+            })
+        }));
+        stop.store(true, Ordering::SeqCst);
+        let (tally, time) = flooded.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (tally, time, noticing)
+    });
+
+    assert_no_errors(&tally);
+    assert_no_errors(&modest);
+    assert_eq!(modest.refused.load(Ordering::SeqCst), 0, "below the limit: {modest:?}");
+    assert!(modest.allowed() > rate.burst, "{modest:?}");
+    let (away, outages) = (faults.len() as u64, outages());
+    // Where the machine was so slow that Redis counted as away once more, the shares were filled meanwhile too.
+    let twice = if outages == away * REPLICAS { noticing } else { time };
+    let shares =
+        outages * (rate.burst / REPLICAS) + (rate.average as f64 * twice.as_secs_f64()).ceil() as u64;
+    let leases = (REPLICAS + outages) * LEASE;
+    let bound = most(rate, time, away * rate.burst + shares + leases + in_vain());
+    assert!(tally.allowed() <= bound, "{tally:?} in {time:?}: more than {bound}");
+}
+
 #[test]
 fn while_redis_is_away_all_replicas_together_keep_to_the_limit() {
     let (mut server, origin) = (RedisServer::start(), origin().start());

@@ -765,6 +765,24 @@ fn a_file_that_reads_well_and_compiles_badly_is_reported_until_it_is_mended() {
 }
 
 #[test]
+fn a_new_file_that_is_bad_is_left_out_and_holds_nobody_up() {
+    let (a, b) = two();
+    let directory = scratch();
+    let file = |name: &str| directory.path().join(name);
+    fs::write(file("a.yml"), dynamic("a", &a)).expect("a writable directory");
+    let proxy = proxy().config(&with_directory(directory.path())).start();
+
+    fs::write(file("new.yml"), dynamic("new", &b).replace("Host(", "Hots(")).expect("a writable directory");
+    eventually("the bad file is reported", || proxy.refusals() == 1 && !is_whole(&proxy));
+    fs::write(file("a.yml"), dynamic("a", &b)).expect("a writable directory");
+    eventually("the good file is in force", || proxy.get("a", "/").text() == "b");
+    let lines = format!("{:?}", proxy.log_lines());
+    assert!(lines.contains("which is left out") && lines.contains("new.yml:2:"), "{lines}");
+    fs::write(file("new.yml"), dynamic("new", &b)).expect("a writable directory");
+    eventually("it is mended", || is_whole(&proxy) && proxy.get("new", "/").text() == "b");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_reported_until_it_is_as_before() {
     let (a, _) = two();
     let directory = scratch();

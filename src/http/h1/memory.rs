@@ -7,8 +7,11 @@
 use std::cell::{Cell, RefCell};
 
 use bytes::BytesMut;
+use http::Method;
 
 use crate::http::fields::Fields;
+use crate::http::head::RequestHead;
+use crate::http::text::Text;
 
 /// First read of a head, and the smallest of a body; most heads fit.
 pub(crate) const SMALL_READ: usize = 4 * 1024;
@@ -39,8 +42,8 @@ impl Default for Budgets {
     }
 }
 
-/// Empty buffers and maps that a core keeps for its next heads: to allocate them anew costs a request a tenth of
-/// its instructions.
+/// Empty buffers, maps and heads that a core keeps for its next requests: to allocate them anew costs a request a
+/// tenth of its instructions.
 const KEPT: usize = 32;
 /// Fields for which a map has room from the start: a browser's, and ours.
 const FIELDS: usize = 24;
@@ -50,6 +53,8 @@ const MANY_FIELDS: usize = 128;
 thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static MAPS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
+    // In boxes, because it is these that are kept.
+    static BOXES: RefCell<Vec<Box<RequestHead>>> = const { RefCell::new(Vec::new()) };
     static BUDGETS: Cell<Budgets> = const { Cell::new(Budgets::DEFAULT) };
     static STREAMS: Cell<usize> = const { Cell::new(0) };
     static HEADS: Cell<usize> = const { Cell::new(0) };
@@ -78,7 +83,7 @@ pub(super) fn keep_buffer(mut buffer: BytesMut) {
 }
 
 /// An empty map with room for the fields of most heads.
-pub(super) fn fields() -> Fields {
+pub fn fields() -> Fields {
     MAPS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Fields::with_capacity(FIELDS))
 }
 
@@ -92,6 +97,30 @@ pub fn keep_fields(mut fields: Fields) {
             }
         });
     }
+}
+
+/// A request's head where it stays.
+pub(super) fn boxed(head: RequestHead) -> Box<RequestHead> {
+    match BOXES.with_borrow_mut(Vec::pop) {
+        Some(mut room) => {
+            *room = head;
+            room
+        }
+        None => Box::new(head),
+    }
+}
+
+/// Takes back the head of a request that is done with.
+pub fn keep_head(mut head: Box<RequestHead>) {
+    keep_fields(std::mem::take(&mut head.headers));
+    // What it shares with the buffer that it was read into is let go of.
+    (head.method, head.query) = (Method::GET, None);
+    (head.path, head.authority) = (Text::default(), Text::default());
+    BOXES.with_borrow_mut(|kept| {
+        if kept.len() < KEPT {
+            kept.push(head);
+        }
+    });
 }
 
 /// A body under way.
@@ -223,6 +252,26 @@ mod tests {
             keep_fields(Fields::with_capacity(FIELDS));
         }
         assert_eq!(MAPS.with_borrow(Vec::len), KEPT);
+    }
+
+    #[test]
+    fn heads_come_back_without_what_they_held() {
+        let text = Text::copy_from("/a-path-of-its-own");
+        let head = || RequestHead {
+            method: Method::POST,
+            path: text.clone(),
+            query: Some(text.clone()),
+            authority: text.clone(),
+            version: http::Version::HTTP_11,
+            headers: fields(),
+        };
+        for _ in 0..2 * KEPT {
+            keep_head(Box::new(head()));
+        }
+        assert_eq!(BOXES.with_borrow(Vec::len), KEPT);
+        let kept = BOXES.with_borrow_mut(Vec::pop).expect("just kept");
+        assert_eq!((&kept.method, kept.path.as_str(), &kept.query), (&Method::GET, "", &None));
+        assert_eq!(boxed(head()).path, *"/a-path-of-its-own");
     }
 
     #[test]

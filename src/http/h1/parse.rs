@@ -203,7 +203,7 @@ pub fn request(
     }
     announce(announced, length, &mut headers);
     Ok(ParsedRequest {
-        head: Box::new(RequestHead {
+        head: memory::boxed(RequestHead {
             method: start.method,
             path: start.path,
             query: start.query,
