@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use tokio_tungstenite::tungstenite;
 
 use crate::harness::h2::{
-    H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin, h2_origin_tls, request, run,
+    H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin, h2_origin_tls, h2_origin_with, request, run,
 };
 use crate::harness::tls::{Authority, Pair};
 use crate::harness::{Load, Proxy, eventually, eventually_equal, proxy, scratch};
@@ -234,7 +234,7 @@ fn pods_are_not_checked_by_what_their_transport_does_not_speak() {
     assert_eq!(pod.hits(), 0);
 }
 
-fn before_h2c(pod: &H2Origin, check: &str) -> Proxy {
+fn checked(pod: &H2Origin, check: &str) -> Proxy {
     proxy()
         .name("pod", pod.url())
         .config(&format!(
@@ -263,7 +263,7 @@ fn pods_of_h2c_are_checked_over_http2() {
     });
     let keys = "path: '/health?deep=1', method: POST, hostname: pod.internal, expectedBody: well, \
                 headers: { x-check: '1', connection: close, te: gzip, user-agent: mine }";
-    let proxy = before_h2c(&pod, keys);
+    let proxy = checked(&pod, keys);
     eventually_equal("it says that it is ill", 0.0, || proxy.metric(UP));
     well.store(true, Ordering::SeqCst);
     eventually_equal("it says that it is well", 1.0, || proxy.metric(UP));
@@ -291,7 +291,7 @@ fn pods_of_h2c_are_checked_by_the_protocol_of_grpc_too() {
         trailers.insert("grpc-status", "0".parse().expect("a value"));
         body.send_trailers(trailers)
     });
-    let proxy = before_h2c(&pod, "mode: grpc");
+    let proxy = checked(&pod, "mode: grpc");
     eventually("it is asked", || pod.hits() > 3);
     assert_eq!(proxy.metric(UP), 1.0);
     assert_eq!(pod.requests()[0].uri().scheme_str(), Some("http"));
@@ -303,7 +303,7 @@ fn pods_of_h2c_that_are_broken_are_found_by_their_checks() {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
         Ok(())
     });
-    let proxy = before_h2c(&pod, "path: /health");
+    let proxy = checked(&pod, "path: /health");
     eventually_equal("it resets each check", 0.0, || proxy.metric(UP));
     // A pod of HTTP/1.1 behind a url that says h2c gets no answer to its requests either.
     let other = crate::harness::origin().start();
@@ -331,4 +331,46 @@ fn limits_on_connections_hold_for_shared_ones() {
     });
     // A core whose request waits gets the place of another's idle connection.
     assert!(pod.connections() <= 3, "{}", pod.connections());
+}
+
+/// A proxy before an `h2c` pod with limits on connections.
+fn limited(pod: &H2Origin, transport: &str) -> Proxy {
+    proxy()
+        .name("pod", pod.url())
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+             loadBalancer: {{ serversTransport: t, servers: [{{ url: '{{pod}}' }}], queue: {{ size: 200, timeout: \
+             10s }} }} }} }}\n  serversTransports: {{ t: {{ {transport} }} }}\n"
+        ))
+        .start()
+}
+
+#[test]
+fn limits_on_connections_hold_for_pods_without_tls() {
+    let pod = h2_origin(echo);
+    let proxy = limited(&pod, "maxConnsPerHost: 1");
+    run(async {
+        for _ in 0..4 {
+            let send = connect(proxy.address("web")).await;
+            assert_eq!(at_once(&send, 30).await, 30, "whichever core it is on");
+        }
+    });
+    assert_eq!(pod.hits(), 120);
+    assert_eq!(proxy.metric("sluicegate_service_queue_connections{service=\"s\"}"), 1.0);
+    // A core whose request waits gets the place of another's idle connection.
+    assert!(pod.connections() <= 4, "{}", pod.connections());
+}
+
+#[test]
+fn where_a_connection_takes_few_requests_the_rest_waits_for_it_within_the_limit() {
+    let mut few = h2::server::Builder::new();
+    few.max_concurrent_streams(2);
+    let pod = h2_origin_with(few, echo);
+    let proxy = limited(&pod, "maxConnsPerHost: 2");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&send, 60).await, 60);
+    });
+    assert!((1..=2).contains(&pod.connections()), "{}", pod.connections());
+    assert_eq!(pod.hits(), 60);
 }
