@@ -604,13 +604,14 @@ impl Reloader {
         }
         self.refused = false;
         self.loader.accept(&loaded);
-        self.report(&loaded, &problems, config, generation);
+        self.report(&loaded, &problems, &document, generation);
         Ok(())
     }
 
-    fn report(&self, loaded: &Loaded, problems: &Problems, config: &DocumentConfig, generation: u64) {
+    fn report(&self, loaded: &Loaded, problems: &Problems, document: &Document, generation: u64) {
+        let config = &document.config;
         let disabled = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-        self.status.accepted(config, problems, generation, &loaded.hash);
+        self.status.accepted(document, problems, generation, &loaded.hash);
         self.metrics.config_accepted(generation, &loaded.hash, disabled as u64);
         for problem in problems.iter() {
             match problem.severity {

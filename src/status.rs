@@ -17,6 +17,7 @@ use crate::common::clock;
 use crate::common::names::ServiceName;
 use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
+use crate::config::load::Document;
 use crate::config::render;
 use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
@@ -280,8 +281,9 @@ impl Status {
 
     /// A document was accepted and its listeners are bound. `problems` are those of items that were left out, and
     /// warnings.
-    pub fn accepted(&self, config: &DocumentConfig, problems: &Problems, generation: u64, hash: &str) {
-        *self.model.lock() = Arc::new(model(config, problems));
+    pub fn accepted(&self, document: &Document, problems: &Problems, generation: u64, hash: &str) {
+        let config = &document.config;
+        *self.model.lock() = Arc::new(model(config, problems, &document.secrets()));
         *self.options.lock() = options(config);
         let mut status = self.config.lock();
         *status = ConfigStatus {
@@ -612,7 +614,7 @@ fn qualified(name: &str) -> String {
     if name.contains('@') { name.to_owned() } else { format!("{name}@file") }
 }
 
-fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
+fn model(config: &DocumentConfig, problems: &Problems, secrets: &[String]) -> ApiModel {
     let http = ConfigPath::of(&["http"]);
     let entry_points = entries::entry_points(config);
     let defaults: Vec<String> =
@@ -641,32 +643,32 @@ fn model(config: &DocumentConfig, problems: &Problems) -> ApiModel {
         let using = if router.entry_points.is_empty() { &defaults } else { &router.entry_points };
         let mut using = using.clone();
         using.sort();
-        let item = item(value, &http.key("routers").key(name.as_str()), problems).used(using);
+        let item = item(value, &http.key("routers").key(name.as_str()), problems, secrets).used(using);
         routers.insert(full, item);
     }
     let services = config.http.services.iter().map(|(name, service)| {
         let full = qualified(name.as_str());
         let value = serde_json::to_value(service).unwrap_or_default();
         let used = used_services.remove(&full).unwrap_or_default();
-        (full, item(value, &http.key("services").key(name.as_str()), problems).used(used))
+        (full, item(value, &http.key("services").key(name.as_str()), problems, secrets).used(used))
     });
     let services = services.collect();
     let middlewares = config.http.middlewares.iter().map(|(name, middleware)| {
         let full = qualified(name.as_str());
         let value = serde_json::to_value(middleware).unwrap_or_default();
         let used = used_middlewares.remove(&full).unwrap_or_default();
-        (full, item(value, &http.key("middlewares").key(name.as_str()), problems).used(used))
+        (full, item(value, &http.key("middlewares").key(name.as_str()), problems, secrets).used(used))
     });
     let middlewares = middlewares.collect();
     let entry_points = entry_points.iter().map(|(name, entry)| {
         let value = serde_json::to_value(entry).unwrap_or_default();
         let at = ConfigPath::of(&["entryPoints"]).key(name.as_str());
-        (name.to_string(), item(value, &at, problems))
+        (name.to_string(), item(value, &at, problems, secrets))
     });
     ApiModel { entry_points: entry_points.collect(), routers, services, middlewares }
 }
 
-fn item(value: serde_json::Value, at: &ConfigPath, problems: &Problems) -> ApiItem {
+fn item(value: serde_json::Value, at: &ConfigPath, problems: &Problems, secrets: &[String]) -> ApiItem {
     let mut state = ItemState::Enabled;
     let mut errors = Vec::new();
     for problem in problems.iter().filter(|problem| problem.path.starts_with(at)) {
@@ -678,7 +680,7 @@ fn item(value: serde_json::Value, at: &ConfigPath, problems: &Problems) -> ApiIt
         errors.push(problem.message.clone());
     }
     // As Traefik has it, what was not written is not there.
-    ApiItem::new(strip_nulls(value)).state(state, errors)
+    ApiItem::new(strip_nulls(value), secrets).state(state, errors)
 }
 
 fn strip_nulls(value: serde_json::Value) -> serde_json::Value {

@@ -39,11 +39,12 @@ pub struct ApiItem {
 }
 
 impl ApiItem {
-    /// Takes an item's keys, with secrets taken out; what is no map is shown as none.
+    /// Takes an item's keys, with secrets taken out (`secrets` are those that stood elsewhere than in the file,
+    /// longest first); what is no map is shown as none.
     ///
     /// A service is `{"loadBalancer": {...}}`, a middleware `{"addPrefix": {...}}`: its one key is its type.
-    pub fn new(mut config: Value) -> Self {
-        redact(&mut config);
+    pub fn new(mut config: Value, secrets: &[String]) -> Self {
+        redact(&mut config, secrets);
         let config = match config {
             Value::Object(config) => config,
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {

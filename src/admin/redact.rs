@@ -25,24 +25,42 @@ const SECRET_KEYS: &[&str] = &[
 const SECRET_ENDS: &[&str] =
     &["apikey", "hmac", "password", "passwords", "privatekey", "secret", "secrets", "token", "tokens"];
 
-/// Replaces every text and number under a key that names a secret, and the credentials in URLs; maps
-/// and lists keep their shape.
-pub fn redact(value: &mut Value) {
+/// Keys whose values are names of items: a name is no secret, even when it came from the environment.
+const NAMES: &[&str] = &["entryPoints", "middlewares", "service", "using"];
+
+/// Replaces every text and number under a key that names a secret, the credentials in URLs, and `secrets` (what
+/// `${env:..}` and `${file:..}` stood for, longest first) wherever they are; maps and lists keep their shape.
+pub fn redact(value: &mut Value, secrets: &[String]) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
                 // The settings of a cookie (`sticky.cookie`) are no cookie.
                 let settings = key == "cookie" && value.is_object();
-                if is_secret(key) && !settings { blot(value) } else { redact(value) }
+                if is_secret(key) && !settings {
+                    blot(value);
+                } else {
+                    redact(value, if NAMES.contains(&key.as_str()) { &[] } else { secrets });
+                }
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(redact),
+        Value::Array(values) => values.iter_mut().for_each(|value| redact(value, secrets)),
         Value::String(text) => {
             if let Some(without) = without_credentials(text) {
                 *text = without;
             }
+            for secret in secrets {
+                // What is this short stands in other words too, by chance.
+                if text == secret || secret.len() > 2 && text.contains(secret) {
+                    *text = text.replace(secret, REDACTED);
+                }
+            }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Number(number) => {
+            if secrets.contains(&number.to_string()) {
+                *value = REDACTED.into();
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
     }
 }
 
@@ -87,7 +105,7 @@ mod tests {
             "url": "http://pod/path@x",
             "secret": null,
         });
-        redact(&mut value);
+        redact(&mut value, &[]);
         let expected = json!({
             "basicAuth": { "users": ["REDACTED"], "usersFile": "/etc/users", "realm": "r", "removeHeader": true },
             "headers": { "customRequestHeaders": { "Authorization": "REDACTED", "X-Api-Key": "REDACTED", "X-Tag": "t" } },
@@ -97,6 +115,21 @@ mod tests {
             "sticky": { "cookie": { "name": "n", "signingKeys": ["REDACTED"] } },
             "url": "http://pod/path@x",
             "secret": null,
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_stood_elsewhere_is_replaced_wherever_it_is_put() {
+        let mut value = json!({
+            "headers": { "customRequestHeaders": { "X-Tag": "id=tag-7", "X-Who": "me", "X-Me": "some" } },
+            "rule": "Header(`X-Tag`, `tag-7`)", "entryPoints": ["web"], "service": "web", "burst": 12345, "note": "web",
+        });
+        redact(&mut value, &["tag-7".to_owned(), "12345".to_owned(), "web".to_owned(), "me".to_owned()]);
+        let expected = json!({
+            "headers": { "customRequestHeaders": { "X-Tag": "id=REDACTED", "X-Who": "REDACTED", "X-Me": "some" } },
+            "rule": "Header(`X-Tag`, `REDACTED`)", "entryPoints": ["web"], "service": "web", "burst": "REDACTED",
+            "note": "REDACTED",
         });
         assert_eq!(value, expected);
     }

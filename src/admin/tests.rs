@@ -60,14 +60,14 @@ impl AdminView for View {
 
 fn router(rule: &str, priority: u64) -> ApiItem {
     let config = json!({ "entryPoints": ["web"], "rule": rule, "service": "pods", "priority": priority, "middlewares": ["auth@file"] });
-    ApiItem::new(config).used(vec!["web".to_owned()])
+    ApiItem::new(config, &[]).used(vec!["web".to_owned()])
 }
 
 fn view() -> View {
     let pods = json!({ "loadBalancer": { "servers": [{ "url": "http://ann:secret@10.0.0.1" }] } });
     let auth = json!({ "basicAuth": { "users": ["ann:secret"] } });
     let model = ApiModel {
-        entry_points: BTreeMap::from([("web".to_owned(), ApiItem::new(json!({ "address": ":80" })))]),
+        entry_points: BTreeMap::from([("web".to_owned(), ApiItem::new(json!({ "address": ":80" }), &[]))]),
         routers: BTreeMap::from([
             ("a@file".to_owned(), router("Host(`a.test`)", 9)),
             (
@@ -76,14 +76,17 @@ fn view() -> View {
             ),
             (
                 "ping@internal".to_owned(),
-                ApiItem::new(json!({ "rule": "Path(`/ping`)", "service": "ping@internal", "priority": 20 })),
+                ApiItem::new(
+                    json!({ "rule": "Path(`/ping`)", "service": "ping@internal", "priority": 20 }),
+                    &[],
+                ),
             ),
         ]),
         services: BTreeMap::from([(
             "pods@file".to_owned(),
-            ApiItem::new(pods).used(vec!["a@file".to_owned()]),
+            ApiItem::new(pods, &[]).used(vec!["a@file".to_owned()]),
         )]),
-        middlewares: BTreeMap::from([("auth@file".to_owned(), ApiItem::new(auth))]),
+        middlewares: BTreeMap::from([("auth@file".to_owned(), ApiItem::new(auth, &[]))]),
     };
     View { readiness: Mutex::new(Readiness::Ready), model: Arc::new(model), options: AdminOptions::default() }
 }

@@ -88,6 +88,12 @@ impl RetryBudget {
         false
     }
 
+    /// Takes one retry for what no client waits for: only while more than half of the budget is left to those that do.
+    pub fn try_spare(&self, now: Millis) -> bool {
+        let (requests, retries) = self.counted(second(now));
+        (retries + 1) * 2 <= self.allowance(requests) && self.try_retry(now)
+    }
+
     /// Counts a retry that was not asked for here, so that there are fewer others.
     pub fn charge(&self, now: Millis) {
         let second = second(now);
@@ -233,6 +239,14 @@ mod tests {
         assert_eq!(retries(&budget, 0, 100), 3);
         budget.charge(0);
         assert_eq!(budget.left(0), 0);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_half_of_it_to_others() {
+        let budget = budget(10, 0);
+        requests(&budget, 0, 100);
+        assert_eq!((0..100).filter(|_| budget.try_spare(0)).count(), 5);
+        assert_eq!(retries(&budget, 0, 100), 5);
     }
 
     #[test]

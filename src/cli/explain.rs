@@ -1,18 +1,21 @@
 //! `sluicegate explain`: what would become of a request, part by part.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Uri, Version};
 
-use super::{Explain, colour, print};
+use super::{Explain, colour, healthcheck, print};
 use crate::balance::sticky::Sticky;
 use crate::common::clock::Millis;
 use crate::common::units::HumanDuration;
+use crate::config::document::DocumentConfig;
 use crate::config::load::Loader;
 use crate::config::overload::OverloadConfig;
 use crate::config::render;
@@ -45,13 +48,14 @@ pub(super) fn run(args: &Explain) -> Result<ExitCode, String> {
         return Err(format!("{} has errors", file.display()));
     };
     let request = head(args)?;
+    let running = Running::of(args, loaded.document.as_ref().map(|document| &document.config));
     let mut out = String::new();
     let mut found = false;
     for entry in &draft.entry_points {
         let named = args.entry_point.as_deref().is_none_or(|name| name == entry.name.as_str());
         if named {
             found = true;
-            explain(entry, request.clone(), args, &mut out).map_err(|error| error.to_string())?;
+            explain(entry, request.clone(), args, &running, &mut out).map_err(|error| error.to_string())?;
         }
     }
     if let Some(document) = &loaded.document {
@@ -91,7 +95,63 @@ fn head(args: &Explain) -> Result<RequestHead, String> {
     })
 }
 
-fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut String) -> std::fmt::Result {
+/// The proxy that runs with this configuration, if one does: it knows what is open now.
+struct Running {
+    admin: Option<SocketAddr>,
+    path: String,
+    /// What it says, once it was asked.
+    circuits: OnceCell<Option<serde_json::Value>>,
+}
+
+impl Running {
+    fn of(args: &Explain, config: Option<&DocumentConfig>) -> Self {
+        let admin =
+            args.admin.or_else(|| config.and_then(|config| config.admin.address).map(healthcheck::reachable));
+        let base = config.and_then(|config| config.api.as_ref()).map_or("", |api| api.base_path.as_str());
+        Self {
+            admin,
+            path: format!("{}/api/resilience", base.trim_end_matches('/')),
+            circuits: OnceCell::new(),
+        }
+    }
+
+    /// Whether a circuit is open, by the names of its middleware and its router.
+    fn circuit(&self, middleware: &str, router: &str) -> String {
+        let Some(admin) = self.admin else { return "unknown: there is no admin listener to ask".to_owned() };
+        let ask = || {
+            let answer = healthcheck::ask(admin, &self.path, PATIENCE, MAX_ANSWER).ok()?;
+            let (head, body) = answer.split_once("\r\n\r\n")?;
+            serde_json::from_str(body).ok().filter(|_| head.starts_with("HTTP/1.1 200"))
+        };
+        let Some(shown) = self.circuits.get_or_init(ask) else {
+            return format!("unknown: no proxy answers at {admin}");
+        };
+        let named = |circuit: &&serde_json::Value, key: &str, name: &str| {
+            circuit[key].as_str().is_some_and(|shown| shown.strip_suffix("@file").unwrap_or(shown) == name)
+        };
+        let circuits = shown["circuits"].as_array().map_or(&[][..], Vec::as_slice);
+        let circuit = circuits
+            .iter()
+            .find(|circuit| named(circuit, "middleware", middleware) && named(circuit, "router", router));
+        match circuit {
+            Some(circuit) => format!(
+                "{} for {} s, opened {} times (says {admin})",
+                circuit["state"].as_str().unwrap_or("unknown"),
+                circuit["forSeconds"],
+                circuit["opened"]
+            ),
+            None => format!("unknown: the proxy at {admin} has no such circuit"),
+        }
+    }
+}
+
+fn explain(
+    entry: &EntryDraft,
+    mut head: RequestHead,
+    args: &Explain,
+    running: &Running,
+    out: &mut String,
+) -> std::fmt::Result {
     writeln!(out, "entry point {} ({})", entry.name, entry.address)?;
     // `https://` asks for what a TLS connection gets.
     let secure = args.url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
@@ -132,7 +192,7 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
             writeln!(out, "  -> router {} (priority {})", router.name, router.priority)?;
             parts(&router.explained, 5, out)?;
             head.path = prepared.upstream;
-            way(router.target, head, &peer, out)?;
+            way(router.target, head, &peer, running, out)?;
         }
         None if considered.is_empty() => writeln!(out, "  -> 404: it has no routers")?,
         None => writeln!(out, "  -> 404: no router matches")?,
@@ -142,7 +202,13 @@ fn explain(entry: &EntryDraft, mut head: RequestHead, args: &Explain, out: &mut 
 }
 
 /// What becomes of a request that a router has taken: its chain, its service.
-fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> std::fmt::Result {
+fn way(
+    route: &Route,
+    mut head: RequestHead,
+    peer: &Peer,
+    running: &Running,
+    out: &mut String,
+) -> std::fmt::Result {
     let mut context = LinkContext::new(peer.addr, peer.tls, Instant::now());
     for link in &route.chain {
         write!(out, "  -> {} {}", kind(&link.link), link.name)?;
@@ -174,6 +240,8 @@ fn way(route: &Route, mut head: RequestHead, peer: &Peer, out: &mut String) -> s
                 for line in breaker.describe() {
                     writeln!(out, "     {line}")?;
                 }
+                let (middleware, router) = breaker.names();
+                writeln!(out, "     now {}", running.circuit(middleware.as_str(), router.as_str()))?;
                 continue;
             }
             // It depends on what the service answers.
@@ -434,3 +502,6 @@ fn time(limit: Millis) -> String {
 
 /// Routers that did not take the request and are shown all the same. A screen or two; a file may have thousands.
 const MAX_OTHERS: usize = 20;
+/// How long the running proxy may take for a step of its answer, and how long that may be.
+const PATIENCE: Duration = Duration::from_millis(500);
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;

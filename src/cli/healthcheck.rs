@@ -1,8 +1,9 @@
 //! `sluicegate healthcheck`: a probe for containers that have neither a shell nor curl.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{Healthcheck, print, timeout};
 use crate::config::entry_point::ListenAddress;
@@ -17,22 +18,29 @@ pub(super) fn run(args: &Healthcheck) -> Result<ExitCode, String> {
         None => configured(args)?,
     };
     let path = if args.ready { "/readyz" } else { "/livez" };
-    let unwell = |error: std::io::Error| format!("{address} does not answer: {error}");
-    let timeout = timeout(args.timeout);
-    let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(unwell)?;
-    stream.set_read_timeout(Some(timeout)).map_err(unwell)?;
-    stream.set_write_timeout(Some(timeout)).map_err(unwell)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(unwell)?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(unwell)?;
-    let answer = String::from_utf8_lossy(&answer);
+    let answer = ask(address, path, timeout(args.timeout), MAX_ANSWER)
+        .map_err(|error| format!("{address} does not answer: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.starts_with("HTTP/1.1 200") {
         print(body.trim_end())
     } else {
         Err(format!("{address}{path}: {} {}", head.lines().next().unwrap_or("no answer"), body.trim_end()))
     }
+}
+
+/// Asks the admin listener at `address`, and gives its answer with its head, up to `max` bytes of it.
+///
+/// # Errors
+/// It does not answer, or a step of it takes longer than `timeout`.
+pub(super) fn ask(address: SocketAddr, path: &str, timeout: Duration, max: u64) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(max).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Where the admin listener of the configuration can be reached from here.
@@ -47,11 +55,16 @@ fn configured(args: &Healthcheck) -> Result<SocketAddr, String> {
             })?,
         },
     };
+    Ok(reachable(address))
+}
+
+/// How a listener on this machine is reached from here.
+pub(super) fn reachable(address: ListenAddress) -> SocketAddr {
     let ip = match address.ip {
         None => Ipv4Addr::LOCALHOST.into(),
         Some(IpAddr::V4(ip)) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         Some(IpAddr::V6(ip)) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
         Some(ip) => ip,
     };
-    Ok(SocketAddr::new(ip, address.port))
+    SocketAddr::new(ip, address.port)
 }

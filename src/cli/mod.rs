@@ -104,6 +104,10 @@ struct Explain {
     /// The client's address.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     client_ip: std::net::IpAddr,
+    /// The admin listener of the running proxy, which knows what circuits are open [default: that of the
+    /// configuration].
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: Option<SocketAddr>,
     /// The request's URL.
     url: String,
 }

@@ -247,11 +247,18 @@ impl Document {
         Some(mark.place(&source.file))
     }
 
+    /// What `${env:..}` and `${file:..}` stood for; longest first, so that no secret that holds another is left in
+    /// part by who takes them out one by one.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets: Vec<_> = self.secrets.iter().filter(|secret| !secret.is_empty()).cloned().collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets
+    }
+
     /// Fills in places that are missing and takes secrets out of the words.
     pub fn place(&self, problems: &mut Problems) {
-        // Longest first, so that no secret that holds another is left in part.
-        let mut secrets: Vec<&String> = self.secrets.iter().filter(|secret| secret.len() > 2).collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let mut secrets = self.secrets();
+        secrets.retain(|secret| secret.len() > 2);
         let mut index = Index::default();
         for problem in problems.iter_mut() {
             hide(&secrets, problem);
@@ -302,7 +309,7 @@ impl Document {
 }
 
 /// Takes secrets out of what is said.
-fn hide(secrets: &[&String], problem: &mut Problem) {
+fn hide(secrets: &[String], problem: &mut Problem) {
     for secret in secrets {
         let escaped = format!("{secret:?}");
         let escaped = escaped.trim_matches('"');

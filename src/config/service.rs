@@ -232,7 +232,8 @@ pub struct HealthCheckConfig {
     /// Path, with query if need be. Required, unless `mode` is `grpc` or `tcp`.
     #[serde(default)]
     pub path: String,
-    /// `http` or `https`, the latter as the service's `serversTransport` has it. Default: the server's.
+    /// `http` (HTTP/1.1) or `https`, the latter as the service's `serversTransport` has it, with HTTP/2 where the
+    /// server chooses that. Default: the server's.
     #[serde(default)]
     pub scheme: Option<String>,
     /// Protocol of the check: `http`, `grpc` (its health protocol) or `tcp` (a connection is enough). Default
@@ -414,6 +415,10 @@ pub struct OutlierDetectionConfig {
     pub stall_timeout: HumanDuration,
     /// Requests within `window` below which shares and latencies say nothing. Default 20.
     pub minimum_requests: u32,
+    /// A server that is taken out gets the copy of a GET or HEAD so long after the last that failed, so that it is back
+    /// soon after it is well; less often when that takes long. Default 1s; 0: none, and it comes back when its time
+    /// is over.
+    pub rehearsal_interval: HumanDuration,
     /// How long a server is taken out; n times as long for the n-th time in a row. Default 10s, or the
     /// `failureWindow` of `passiveHealthCheck`.
     pub base_ejection_time: Option<HumanDuration>,
@@ -437,6 +442,7 @@ impl Default for OutlierDetectionConfig {
             latency_floor: HumanDuration::millis(500),
             stall_timeout: HumanDuration::secs(1),
             minimum_requests: 20,
+            rehearsal_interval: HumanDuration::secs(1),
             base_ejection_time: None,
             max_ejection_time: HumanDuration::secs(300),
             max_ejection_percent: 67,

@@ -1,6 +1,7 @@
 //! Where the newest endpoints of a service are found, and how checks and reloads change them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::live::Live;
 use crate::endpoint::EndpointId;
@@ -10,7 +11,11 @@ use crate::endpoint::set::{Care, EndpointSet, ServerSpec};
 
 /// The newest [`EndpointSet`] of one service.
 #[derive(Debug)]
-pub struct LiveEndpoints(Live<EndpointSet>);
+pub struct LiveEndpoints {
+    live: Live<EndpointSet>,
+    /// Whether some are ejected, for who asks with each request.
+    ejected: AtomicBool,
+}
 
 /// What a check's result changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,17 +29,33 @@ pub struct StatusChange {
 impl LiveEndpoints {
     /// Begins with `set`.
     pub fn new(set: EndpointSet) -> Self {
-        Self(Live::new(set))
+        Self { ejected: AtomicBool::new(set.ejected() > 0), live: Live::new(set) }
     }
 
     /// The value itself: to load, to cache, to wait for.
     pub fn live(&self) -> &Live<EndpointSet> {
-        &self.0
+        &self.live
     }
 
     /// The newest set.
     pub fn load(&self) -> Arc<EndpointSet> {
-        self.0.load()
+        self.live.load()
+    }
+
+    /// Whether an endpoint is ejected. Costs one load of what seldom changes.
+    pub fn has_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    fn update(
+        &self,
+        next: impl FnOnce(&Arc<EndpointSet>) -> Option<EndpointSet>,
+    ) -> Option<Arc<EndpointSet>> {
+        self.live.update(|newest| {
+            let set = next(newest)?;
+            self.ejected.store(set.ejected() > 0, Ordering::Relaxed);
+            Some(set)
+        })
     }
 
     /// Publishes the set of `servers`, carried over from the newest as [`EndpointSet::build`] does.
@@ -43,7 +64,7 @@ impl LiveEndpoints {
     /// published. Returns the newest set.
     pub fn rebuild(&self, servers: &[ServerSpec], care: impl Into<Care>) -> Arc<EndpointSet> {
         let care = care.into();
-        let published = self.0.update(|newest| {
+        let published = self.update(|newest| {
             let set = EndpointSet::build(servers, Some(newest), care);
             (!set.is_same(newest)).then_some(set)
         });
@@ -58,12 +79,12 @@ impl LiveEndpoints {
         passive: Passive,
         max_percent: u32,
     ) -> Option<Arc<EndpointSet>> {
-        self.0.update(|newest| newest.with_passive(id, passive, max_percent))
+        self.update(|newest| newest.with_passive(id, passive, max_percent))
     }
 
     /// Gives an endpoint another part of its weight, in percent.
     pub fn set_warmth(&self, id: EndpointId, percent: u8) {
-        self.0.update(|newest| newest.with_warmth(id, percent));
+        self.update(|newest| newest.with_warmth(id, percent));
     }
 
     /// Takes one result of a check into account.
@@ -77,7 +98,7 @@ impl LiveEndpoints {
         thresholds: Thresholds,
     ) -> Option<StatusChange> {
         let mut before = Status::Up;
-        let set = self.0.update(|newest| {
+        let set = self.update(|newest| {
             before = newest.member(id)?.health.status();
             newest.checked(id, result, thresholds)
         })?;

@@ -10,7 +10,7 @@ use crate::common::clock::Millis;
 use crate::endpoint::EndpointId;
 use crate::endpoint::health::Status;
 use crate::endpoint::set::{EndpointSet, Member};
-use crate::endpoint::tally::{Delta, Runs, Seen, micros_of_log};
+use crate::endpoint::tally::{Delta, Offer, Proof, Runs, Seen, micros_of_log};
 
 /// Where an endpoint stands with those who watch its answers.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -47,6 +47,8 @@ pub struct OutlierSettings {
     pub stall_timeout: Millis,
     /// Requests within `window` below which shares and latencies say nothing.
     pub minimum_requests: u32,
+    /// How long an ejected endpoint waits from one rehearsal that failed to the next. 0 for no rehearsals.
+    pub rehearsal_interval: Millis,
     /// How long the first ejection takes; the n-th in a row takes n times as long.
     pub base_ejection_time: Millis,
     /// No ejection takes longer.
@@ -68,6 +70,7 @@ impl Default for OutlierSettings {
             latency_floor: 500,
             stall_timeout: 1_000,
             minimum_requests: 20,
+            rehearsal_interval: 1_000,
             base_ejection_time: 10_000,
             max_ejection_time: 300_000,
             max_ejection_percent: 67,
@@ -80,7 +83,7 @@ impl Default for OutlierSettings {
 pub struct Ejection {
     /// Why.
     pub why: Why,
-    /// When its trial begins, unless a check passes before.
+    /// When its trial begins, unless a check or enough rehearsals pass before, or rehearsals go on to fail.
     pub until: Millis,
     /// The how manieth in a row it is.
     pub ejections: u32,
@@ -210,10 +213,19 @@ struct Tracker {
     awaiting: u32,
     /// Attempts begun since the last answer.
     asked: u32,
+    /// Since when it has owed an answer and given none.
+    owing_since: Option<Millis>,
     /// Since when it has owed as many answers as make silence mean something.
     silent_since: Option<Millis>,
+    /// When one of its siblings was last known to do better than to owe answers.
+    siblings_well: Option<Millis>,
+    /// All siblings are silent, too: its own silence means nothing until that is over.
+    outage: bool,
     /// Ejections in a row.
     ejections: u32,
+    /// When the last one began.
+    ejected_at: Millis,
+    rehearsals: Rehearsals,
     /// How long the last one took, and when it ends.
     pause: Millis,
     until: Millis,
@@ -223,6 +235,30 @@ struct Tracker {
     trial: Sums,
     /// When the last answer of the trial came, while its content may still be on the way.
     answered: Option<Millis>,
+}
+
+/// Copies of requests that an endpoint gets while it is ejected.
+#[derive(Debug)]
+struct Rehearsals {
+    wanted: bool,
+    proof: Proof,
+    /// How many had ended at the last look.
+    seen: u32,
+    /// How many in a row went well.
+    passes: u32,
+    /// When the next may begin.
+    next: Millis,
+    /// When the one that may begin, or has begun, is given up.
+    lost_at: Option<Millis>,
+    /// When the last one failed, unless one went well since.
+    failed_at: Option<Millis>,
+}
+
+impl Default for Rehearsals {
+    fn default() -> Self {
+        let (passes, seen, next) = (0, 0, 0);
+        Self { wanted: false, proof: Proof::Answer, seen, passes, next, lost_at: None, failed_at: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -300,15 +336,19 @@ impl Detector {
                 whole.add(tracker.window());
             }
         }
+        self.compare(set, settings, whole, now);
         let mut actions = Vec::new();
         for member in set.members() {
             let id = member.endpoint.id();
             let Some(tracker) = self.trackers.get_mut(&id) else { continue };
             let others = if takes_part(member) { whole.without(tracker.window()) } else { whole };
+            if member.passive == Passive::Ejected {
+                tracker.rehearse(member, settings, others, now);
+            }
             let action = match member.passive {
-                Passive::Admitted => tracker.judge(member, settings, others, now).map(Action::Eject),
-                Passive::Ejected => tracker.may_try(member, now).then_some(Action::Try),
-                Passive::OnTrial => tracker.judge_trial(settings, others, now),
+                Passive::Admitted => tracker.judge(member, settings, others).map(Action::Eject),
+                Passive::Ejected => tracker.may_try(member, others, now).then_some(Action::Try),
+                Passive::OnTrial => tracker.judge_trial(settings, others),
             };
             actions.extend(action.map(|action| (id, action)));
         }
@@ -316,13 +356,36 @@ impl Detector {
     }
 
     /// An endpoint was ejected as [`Action::Eject`] asked. Gives for how long, and the how manieth in a row it is.
-    pub fn ejected(&mut self, member: &Member, settings: &OutlierSettings, now: Millis) -> (Millis, u32) {
+    pub fn ejected(
+        &mut self,
+        member: &Member,
+        why: Why,
+        settings: &OutlierSettings,
+        now: Millis,
+    ) -> (Millis, u32) {
         let tracker = self.trackers.entry(member.endpoint.id()).or_default();
         tracker.ejections = tracker.ejections.saturating_add(1);
         let time = settings.base_ejection_time.saturating_mul(tracker.ejections.into());
         tracker.pause = time.min(settings.max_ejection_time.max(settings.base_ejection_time));
         tracker.until = now.saturating_add(tracker.pause);
+        tracker.ejected_at = now;
         tracker.checks_seen = member.endpoint.tally().checks_passed();
+        tracker.rehearsals = Rehearsals {
+            // `passiveHealthCheck` says itself for how long.
+            wanted: match why {
+                Why::Failures(_) => false,
+                Why::Trial => tracker.rehearsals.wanted,
+                _ => settings.rehearsal_interval > 0,
+            },
+            // When what failed was to connect, connecting is what must go well.
+            proof: match why {
+                Why::LocalErrors(_) | Why::Stalled(_) | Why::Trial if refuses(member) => Proof::Connection,
+                _ => Proof::Answer,
+            },
+            seen: member.endpoint.tally().rehearsed().0,
+            next: now.saturating_add(settings.rehearsal_interval),
+            ..Rehearsals::default()
+        };
         tracker.clear();
         (tracker.pause, tracker.ejections)
     }
@@ -334,8 +397,38 @@ impl Detector {
         tracker.clean_since = now;
         tracker.half_began = now;
         member.endpoint.tally().forgive();
+        member.endpoint.tally().offer_rehearsal(None);
         member.endpoint.tally().allow_trials(1);
     }
+
+    /// Tells each endpoint how its siblings fare: its silence means something only while they answer.
+    fn compare(&mut self, set: &EndpointSet, settings: &OutlierSettings, whole: Sums, now: Millis) {
+        let well =
+            |id: EndpointId| self.trackers.get(&id).map_or(0, |tracker| tracker.owing_since.unwrap_or(now));
+        // Whoever does best, and who does best beside that one.
+        let (mut best, mut second) = (None, None);
+        for member in set.members().iter().filter(|member| takes_part(member)) {
+            let candidate = Some((well(member.endpoint.id()), member.endpoint.id()));
+            if candidate > best {
+                (best, second) = (candidate, best);
+            } else if candidate > second {
+                second = candidate;
+            }
+        }
+        for member in set.members() {
+            let id = member.endpoint.id();
+            let Some(tracker) = self.trackers.get_mut(&id) else { continue };
+            let sibling = if best.is_some_and(|(_, best)| best == id) { second } else { best };
+            let others = if takes_part(member) { whole.without(tracker.window()) } else { whole };
+            tracker.compare(member, sibling.map(|(since, _)| since), others.patience(settings), now);
+        }
+    }
+}
+
+/// Whether what it did last was to take no connection.
+fn refuses(member: &Member) -> bool {
+    let tally = member.endpoint.tally();
+    tally.is_unconnected() && tally.runs().no_answers > 0
 }
 
 /// Whether an endpoint is one of those that others are compared with.
@@ -344,6 +437,13 @@ fn takes_part(member: &Member) -> bool {
 }
 
 impl Sums {
+    /// For how long an answer may be awaited before that says something: these are the siblings'.
+    fn patience(self, settings: &OutlierSettings) -> Millis {
+        let usual = self.latency().map_or(0, |usual| (usual * STALL_FACTOR) as Millis);
+        let least = if settings.stall_timeout == 0 { QUIET } else { settings.stall_timeout };
+        usual.max(least)
+    }
+
     /// The same, if only contents that stand still were failures.
     fn stills(self) -> Self {
         Self { failures: self.still, ..self }
@@ -385,14 +485,23 @@ impl Tracker {
             self.answered = None;
         }
         self.awaiting = (self.awaiting + delta.started).saturating_sub(delta.answers + delta.unanswered);
-        let needed = stall_requests(member.passive);
+        match self.awaiting {
+            0 => self.owing_since = None,
+            _ if delta.answers > 0 => self.owing_since = Some(now),
+            _ => _ = self.owing_since.get_or_insert(now),
+        }
         if delta.answers > 0 {
             self.asked = 0;
             self.silent_since = None;
         } else {
             self.asked = self.asked.saturating_add(delta.started);
         }
-        if self.asked.max(self.awaiting) >= needed {
+        let waits_in_vain = match member.passive {
+            Passive::Admitted | Passive::Ejected => self.asked.max(self.awaiting) >= STALL_REQUESTS,
+            // What it was asked before is not its trial.
+            Passive::OnTrial => self.asked > 0,
+        };
+        if waits_in_vain {
             self.silent_since.get_or_insert(now);
         }
         if member.passive == Passive::OnTrial && (is_over || delta.unanswered > 0) {
@@ -404,6 +513,21 @@ impl Tracker {
             self.ejections -= 1;
             self.clean_since = now;
         }
+    }
+
+    /// `siblings_well`: when one of them was last known to do better than to owe answers; `None` without siblings.
+    fn compare(&mut self, member: &Member, siblings_well: Option<Millis>, patience: Millis, now: Millis) {
+        let outage = siblings_well.is_some_and(|at| now >= at.saturating_add(patience));
+        if self.outage && !outage {
+            // They answer again: whether it does, too, is to be seen from here on.
+            self.silent_since = None;
+            self.asked = 0;
+            if member.passive == Passive::OnTrial {
+                member.endpoint.tally().allow_trials(1);
+            }
+        }
+        self.outage = outage;
+        self.siblings_well = siblings_well.filter(|_| !outage);
     }
 
     fn window(&self) -> Sums {
@@ -421,7 +545,7 @@ impl Tracker {
     }
 
     /// Whether one that is admitted should not be.
-    fn judge(&self, member: &Member, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Why> {
+    fn judge(&self, member: &Member, settings: &OutlierSettings, others: Sums) -> Option<Why> {
         if !takes_part(member) {
             return None;
         }
@@ -436,7 +560,7 @@ impl Tracker {
         if reaches(no_answers, settings.consecutive_local_errors) && others.failure_share() <= 0.5 {
             return Some(Why::LocalErrors(no_answers));
         }
-        if let Some(silence) = self.stalled(settings, others, now) {
+        if let Some(silence) = self.stalled(settings, others) {
             return Some(Why::Stalled(silence));
         }
         let still = member.endpoint.tally().still_run();
@@ -471,13 +595,13 @@ impl Tracker {
     }
 
     /// What becomes of one on trial.
-    fn judge_trial(&self, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Action> {
+    fn judge_trial(&self, settings: &OutlierSettings, others: Sums) -> Option<Action> {
         let trial = self.trial;
         let alike = others.failure_share() > 0.5;
         if trial.failures > 0 && !alike {
             return Some(Action::Eject(Why::Trial));
         }
-        if let Some(silence) = self.stalled(settings, others, now) {
+        if let Some(silence) = self.stalled(settings, others) {
             return Some(Action::Eject(Why::Stalled(silence)));
         }
         if trial.answers < TRIAL_PASSES || self.answered.is_some() {
@@ -491,11 +615,12 @@ impl Tracker {
     }
 
     /// For how long it has owed an answer while its siblings answered.
-    fn stalled(&self, settings: &OutlierSettings, others: Sums, now: Millis) -> Option<Millis> {
+    fn stalled(&self, settings: &OutlierSettings, others: Sums) -> Option<Millis> {
         if settings.stall_timeout == 0 {
             return None;
         }
-        let silence = now.saturating_sub(self.silent_since?);
+        // Only while the siblings are known to answer: when all are silent, none of them is to blame.
+        let silence = self.siblings_well?.saturating_sub(self.silent_since?);
         // Where an answer usually takes long, so may this one.
         let usual = others.latency()? * STALL_FACTOR;
         let good = others.answers.saturating_sub(others.failures);
@@ -503,28 +628,66 @@ impl Tracker {
         stalled.then_some(silence)
     }
 
-    /// Whether one that is ejected may try: its time is over; or, the first time, a check has passed since. Not again
-    /// later, since a check may well pass where requests fail.
-    fn may_try(&self, member: &Member, now: Millis) -> bool {
+    /// Whether one that is ejected may try: it has rehearsed well; its time is over, and rehearsals do not say that it is
+    /// as it was; or, the first time, a check has passed since. Not again later, since a check may well pass where
+    /// requests fail.
+    fn may_try(&self, member: &Member, others: Sums, now: Millis) -> bool {
         let checked = member.endpoint.tally().checks_passed() != self.checks_seen;
-        now >= self.until || (checked && self.ejections <= 1)
+        let Rehearsals { passes, failed_at, .. } = self.rehearsals;
+        // Twice as many each time: what fails now and then would come and go.
+        let rehearsed = passes >= REHEARSALS << self.ejections.saturating_sub(1).min(REHEARSAL_DOUBLINGS);
+        let alike = others.failure_share() > 0.5;
+        let fails = failed_at.is_some_and(|at| now < at.saturating_add(REHEARSAL_COUNTS)) && !alike;
+        rehearsed || (now >= self.until && !fails) || (checked && self.ejections <= 1)
     }
-}
 
-/// Requests that wait before silence means anything.
-fn stall_requests(passive: Passive) -> u32 {
-    match passive {
-        Passive::Admitted | Passive::Ejected => STALL_REQUESTS,
-        Passive::OnTrial => 1,
+    /// Looks at what its last rehearsal came to, and lets the next one begin when it is time.
+    fn rehearse(&mut self, member: &Member, settings: &OutlierSettings, others: Sums, now: Millis) {
+        let tally = member.endpoint.tally();
+        let rehearsals = &mut self.rehearsals;
+        if !rehearsals.wanted {
+            return;
+        }
+        let (seen, took) = tally.rehearsed();
+        // As on trial, half of what ejects.
+        let factor = f64::from(settings.latency_factor) / 2.0;
+        let slow =
+            |took: u32| others.latency().is_some_and(|others| slower(took.into(), others, settings, factor));
+        let passed = took.is_some_and(|took| !slow(took));
+        if seen != rehearsals.seen && passed {
+            rehearsals.passes += 1;
+            rehearsals.failed_at = None;
+            // What has come back too early once must be well for longer.
+            rehearsals.next = if self.ejections > 1 { now.saturating_add(STEADY) } else { now };
+        } else if seen != rehearsals.seen {
+            rehearsals.passes = 0;
+            rehearsals.failed_at = Some(now);
+            // The longer it has been broken, the less often it is asked.
+            let pause = (now.saturating_sub(self.ejected_at) / 10)
+                .clamp(settings.rehearsal_interval, settings.rehearsal_interval * REHEARSAL_REST);
+            rehearsals.next = now.saturating_add(pause);
+        }
+        if seen != rehearsals.seen || rehearsals.lost_at.is_some_and(|at| now >= at) {
+            rehearsals.seen = seen;
+            rehearsals.lost_at = None;
+        }
+        if rehearsals.lost_at.is_none() && now >= rehearsals.next {
+            let patience = others.patience(settings).min(LONGEST_REHEARSAL);
+            rehearsals.lost_at = Some(now.saturating_add(2 * LONGEST_REHEARSAL));
+            let patience = u32::try_from(patience).unwrap_or(u32::MAX);
+            tally.offer_rehearsal(Some(Offer { patience, proof: rehearsals.proof }));
+        }
     }
 }
 
 fn too_slow(own: Sums, others: Sums, settings: &OutlierSettings, factor: f64) -> Option<Why> {
     let (own, others) = (own.latency()?, others.latency()?);
-    let slow = settings.latency_factor > 0
-        && own >= settings.latency_floor as f64
-        && own >= others * factor.max(1.0);
-    slow.then_some(Why::Latency(own as u32, others as u32))
+    slower(own, others, settings, factor).then_some(Why::Latency(own as u32, others as u32))
+}
+
+/// Latencies in milliseconds.
+fn slower(own: f64, others: f64, settings: &OutlierSettings, factor: f64) -> bool {
+    settings.latency_factor > 0 && own >= settings.latency_floor as f64 && own >= others * factor.max(1.0)
 }
 
 /// One or two may be slow by themselves.
@@ -537,6 +700,18 @@ const STILL_RUN: u32 = 5;
 pub const QUIET: Millis = 1_000;
 /// Until what the data path has seen is counted here.
 const SETTLED: Millis = 200;
+/// Rehearsals in a row that must go well before the trial of one that was ejected once; twice as many after each more,
+/// so many times at most.
+const REHEARSALS: u32 = 3;
+const REHEARSAL_DOUBLINGS: u32 = 3;
+/// Between two rehearsals that go well, of one that was ejected twice in a row or more: its 6 to 24 take 3 to 12 s.
+const STEADY: Millis = 500;
+/// How long a rehearsal that failed says that the next would, too.
+const REHEARSAL_COUNTS: Millis = 15_000;
+/// How many intervals there are between two rehearsals at most.
+const REHEARSAL_REST: Millis = 5;
+/// No rehearsal may take longer.
+const LONGEST_REHEARSAL: Millis = 30_000;
 /// Good answers in a row that end a trial.
 const TRIAL_PASSES: u32 = 3;
 /// Standard deviations: for a row of failures, one chance in 700 that it is chance.
@@ -605,8 +780,8 @@ mod tests {
                 let place = place.expect("a member");
                 let member = self.set.members()[place].clone();
                 match action {
-                    Action::Eject(_) => {
-                        self.detector.ejected(&member, &self.settings, self.now);
+                    Action::Eject(why) => {
+                        self.detector.ejected(&member, why, &self.settings, self.now);
                     }
                     Action::Try | Action::Admit => self.detector.let_in(&member, self.now),
                 }
@@ -807,6 +982,236 @@ mod tests {
         }
         service.count(0, 1, GOOD);
         assert_eq!(service.step(100), [(0, Action::Admit)]);
+    }
+
+    /// A rehearsal that was let begin ends.
+    fn rehearse(service: &Service, index: usize, latency: Option<Duration>) {
+        let tally = service.set.members()[index].endpoint.tally();
+        assert!(tally.take_rehearsal().is_some());
+        tally.rehearsal_ended(latency);
+    }
+
+    const FAST: Option<Duration> = Some(Duration::from_millis(5));
+
+    #[test]
+    fn one_that_rehearses_well_is_tried_long_before_its_time_is_over() {
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NoAnswer);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::LocalErrors(5)))]);
+        service.step(900);
+        assert!(service.set.members()[0].endpoint.tally().offered_rehearsal().is_none(), "not yet");
+        service.step(100);
+        rehearse(&service, 0, None);
+        service.step(100);
+        assert!(service.set.members()[0].endpoint.tally().offered_rehearsal().is_none(), "after a pause");
+        assert_eq!(service.step(1_000), []);
+        for _ in 0..2 {
+            rehearse(&service, 0, FAST);
+            assert_eq!(service.step(100), [], "one after the other");
+        }
+        rehearse(&service, 0, FAST);
+        assert_eq!(service.step(100), [(0, Action::Try)]);
+    }
+
+    #[test]
+    fn one_that_goes_on_to_fail_its_rehearsals_is_not_tried_with_requests_nor_is_its_ejection_longer() {
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NoAnswer);
+        service.step(100);
+        let mut asked = 0;
+        for _ in 0..600 {
+            service.count(1, 2, GOOD);
+            assert_eq!(service.step(100), []);
+            let tally = service.set.members()[0].endpoint.tally();
+            if tally.take_rehearsal().is_some() {
+                asked += 1;
+                tally.rehearsal_ended(None);
+            }
+        }
+        assert!((12..=30).contains(&asked), "less often as time goes by: {asked} in a minute");
+        // It is mended.
+        let mut took = 0;
+        while service.set.members()[0].passive == Passive::Ejected {
+            service.count(1, 2, GOOD);
+            service.step(100);
+            took += 100;
+            let tally = service.set.members()[0].endpoint.tally();
+            if tally.take_rehearsal().is_some() {
+                tally.rehearsal_ended(FAST);
+            }
+        }
+        assert!(took <= 6_000, "{took}");
+    }
+
+    #[test]
+    fn each_ejection_in_a_row_asks_for_more_rehearsals() {
+        let mut service = Service::new(2);
+        let mut needed = Vec::new();
+        for _ in 0..5 {
+            // On trial or admitted, it fails.
+            service.count(0, 5, Verdict::NoAnswer);
+            service.step(100);
+            assert_eq!(service.set.members()[0].passive, Passive::Ejected);
+            service.step(1_000);
+            let mut count = 0;
+            while service.set.members()[0].passive == Passive::Ejected {
+                rehearse(&service, 0, FAST);
+                service.step(100);
+                count += 1;
+                if service.set.members()[0].passive == Passive::Ejected {
+                    service.step(STEADY);
+                }
+            }
+            needed.push(count);
+        }
+        assert_eq!(needed, [3, 6, 12, 24, 24]);
+    }
+
+    #[test]
+    fn a_rehearsal_that_takes_as_long_as_what_ejected_it_is_none_that_went_well() {
+        let slow = Duration::from_millis(900);
+        let mut service = Service::new(2);
+        service.count(0, 400, GOOD);
+        service.count(1, 400, Verdict::Answered(slow));
+        assert!(matches!(service.step(100)[..], [(1, Action::Eject(Why::Latency(..)))]));
+        for _ in 0..200 {
+            service.count(0, 5, GOOD);
+            assert_eq!(service.step(100), []);
+            let tally = service.set.members()[1].endpoint.tally();
+            if tally.take_rehearsal().is_some() {
+                tally.rehearsal_ended(Some(slow));
+            }
+        }
+    }
+
+    #[test]
+    fn what_traefiks_passive_check_ejects_stays_out_for_as_long_as_it_says() {
+        let mut service = Service::new(2);
+        service.settings.max_failed_attempts = 1;
+        service.count(0, 1, BAD);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::Failures(1)))]);
+        for _ in 0..99 {
+            assert_eq!(service.step(100), []);
+            assert!(service.set.members()[0].endpoint.tally().offered_rehearsal().is_none());
+        }
+        assert_eq!(service.step(100), [(0, Action::Try)]);
+    }
+
+    #[test]
+    fn a_connection_is_proof_only_for_what_took_none() {
+        for (failure, proof) in
+            [(Verdict::NotConnected, Proof::Connection), (Verdict::NoAnswer, Proof::Answer)]
+        {
+            let mut service = Service::new(2);
+            service.count(0, 5, failure);
+            service.step(100);
+            service.step(1_000);
+            let offered = service.set.members()[0].endpoint.tally().offered_rehearsal();
+            assert_eq!(offered.map(|offer| offer.proof), Some(proof), "{failure:?}");
+        }
+        // It takes connections again, and resets them.
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NotConnected);
+        service.step(100);
+        service.step(10_000);
+        service.count(0, 1, Verdict::NoAnswer);
+        assert_eq!(service.step(100), [(0, Action::Eject(Why::Trial))]);
+        service.step(1_000);
+        let offered = service.set.members()[0].endpoint.tally().offered_rehearsal();
+        assert_eq!(offered.map(|offer| offer.proof), Some(Proof::Answer));
+    }
+
+    #[test]
+    fn a_rehearsal_of_which_nothing_is_heard_is_given_up() {
+        let mut service = Service::new(2);
+        service.count(0, 5, Verdict::NoAnswer);
+        service.step(100);
+        service.settings.base_ejection_time = 600_000;
+        service.detector.trackers.values_mut().for_each(|tracker| tracker.until = Millis::MAX);
+        service.step(1_000);
+        let take = |service: &Service| service.set.members()[0].endpoint.tally().take_rehearsal();
+        assert!(take(&service).is_some());
+        service.step(59_000);
+        assert!(take(&service).is_none());
+        service.step(2_000);
+        assert!(take(&service).is_some());
+    }
+
+    #[test]
+    fn when_all_hang_at_once_nobody_is_ejected_then_or_when_they_answer_again() {
+        // The answers of before the event made the last seconds look as if siblings answered; two of three were
+        // ejected, hung in their trials, and came back half a minute after all was well.
+        let mut service = Service::new(3);
+        for _ in 0..50 {
+            (0..3).for_each(|index| service.count(index, 5, GOOD));
+            assert_eq!(service.step(100), []);
+        }
+        for tick in 0..120 {
+            // They are asked one after the other.
+            (0..3).for_each(|index| service.begin(index, 4 + (tick + index as u32) % 2));
+            assert_eq!(service.step(100), [], "{tick}");
+        }
+        for index in 0..3 {
+            // One answers again some looks before the others do.
+            for tick in 0..3 {
+                (0..=index).for_each(|index| service.count(index, 5, GOOD));
+                (index + 1..3).for_each(|index| service.begin(index, 5));
+                assert_eq!(service.step(100), [], "{index}, {tick}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_stays_silent_when_the_others_answer_again_is_ejected() {
+        let mut service = Service::new(3);
+        for _ in 0..50 {
+            (0..3).for_each(|index| service.count(index, 5, GOOD));
+            service.step(100);
+        }
+        for _ in 0..30 {
+            (0..3).for_each(|index| service.begin(index, 5));
+            assert_eq!(service.step(100), []);
+        }
+        for tick in 0..30 {
+            [0, 2].into_iter().for_each(|index| service.count(index, 5, GOOD));
+            service.begin(1, 5);
+            let done = service.step(100);
+            if !done.is_empty() {
+                assert!(matches!(done[..], [(1, Action::Eject(Why::Stalled(_)))]), "{done:?}");
+                assert!((9..=13).contains(&tick), "{tick}");
+                return;
+            }
+        }
+        panic!("still there");
+    }
+
+    #[test]
+    fn a_trial_that_was_caught_in_an_outage_begins_anew_when_the_siblings_answer_again() {
+        let mut service = Service::new(2);
+        service.count(0, 20, GOOD);
+        service.count(1, 5, Verdict::NoAnswer);
+        service.step(100);
+        service.step(10_000);
+        assert_eq!(service.set.members()[1].passive, Passive::OnTrial);
+        let has_trial = |service: &Service| service.set.members()[1].endpoint.tally().has_trial();
+        assert!(service.set.members()[1].endpoint.tally().take_trial());
+        service.begin(1, 1);
+        for _ in 0..50 {
+            service.begin(0, 5);
+            assert_eq!(service.step(100), []);
+        }
+        assert!(!has_trial(&service));
+        for _ in 0..5 {
+            service.count(0, 50, GOOD);
+            assert_eq!(service.step(100), []);
+        }
+        assert!(has_trial(&service), "what was asked in the outage says nothing");
+        for _ in 0..3 {
+            service.count(0, 5, GOOD);
+            service.count(1, 1, GOOD);
+            service.step(2_000);
+        }
+        assert_eq!(service.set.members()[1].passive, Passive::Admitted);
     }
 
     #[test]

@@ -116,6 +116,7 @@ pub struct EndpointSet {
     care: Care,
     available: usize,
     on_trial: usize,
+    ejected: usize,
     panics: bool,
     /// All shares together.
     total: u64,
@@ -275,6 +276,11 @@ impl EndpointSet {
         self.on_trial
     }
 
+    /// How many are ejected.
+    pub fn ejected(&self) -> usize {
+        self.ejected
+    }
+
     /// Whether so few are well that all are used.
     pub fn panics(&self) -> bool {
         self.panics
@@ -331,6 +337,7 @@ impl EndpointSet {
         let with_weight = members.iter().filter(|member| member.configured > 0).count();
         let well = members.iter().filter(|member| member.configured > 0 && member.is_well()).count();
         let panics = well * 100 < with_weight * usize::from(care.panic_percent);
+        let ejected = members.iter().filter(|member| member.passive == Passive::Ejected).count();
         let mut on_trial = 0;
         for member in &mut members {
             let usable = match (panics, well) {
@@ -354,6 +361,7 @@ impl EndpointSet {
         Self {
             care,
             on_trial,
+            ejected,
             panics,
             available: some.clone().count(),
             total: some.clone().map(|share| u64::from(*share)).sum(),

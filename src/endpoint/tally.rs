@@ -3,7 +3,7 @@
 //! Counters only grow (and wrap): a reader keeps what it saw and takes the difference ([`Seen`]). Never: clocks,
 //! decisions; those are `crate::endpoint::outlier`'s.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::http::fields::Fields;
@@ -17,8 +17,10 @@ pub enum Verdict {
     GatewayError(Duration),
     /// It answered with another 5xx.
     ServerError(Duration),
-    /// No answer came: connect failed or took too long, reset, not HTTP, no head in time.
+    /// No answer came: reset, not HTTP, no head in time.
     NoAnswer,
+    /// No answer came, because nobody took the connection. For all else as [`Verdict::NoAnswer`].
+    NotConnected,
     /// It answered, and what came of the request is said at the end: by a status of gRPC.
     Opened(Duration),
     /// What [`Verdict::Opened`] left open.
@@ -57,6 +59,37 @@ impl CallEnd {
     }
 }
 
+/// What shows that an ejected endpoint may be well again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proof {
+    /// An answer to the copy of a request.
+    Answer,
+    /// That, or a connection alone: it was ejected because it took none.
+    Connection,
+}
+
+/// A rehearsal that may begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Offer {
+    /// How long it may take, in milliseconds.
+    pub patience: u32,
+    /// What is enough.
+    pub proof: Proof,
+}
+
+impl Offer {
+    fn pack(self) -> u64 {
+        u64::from(self.patience) << 1 | u64::from(self.proof == Proof::Connection)
+    }
+
+    /// 0 is none: without patience there is nothing to offer.
+    fn unpack(packed: u64) -> Option<Self> {
+        let proof = if packed & 1 == 1 { Proof::Connection } else { Proof::Answer };
+        // Of 33 bits.
+        Some(Self { patience: (packed >> 1) as u32, proof }).filter(|offer| offer.patience > 0)
+    }
+}
+
 /// On a cache line of its own, beside the load: an attempt writes both.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -78,6 +111,13 @@ pub struct Tally {
     checks_passed: AtomicU32,
     /// Requests that may be given to it while it is on trial.
     trials: AtomicU32,
+    /// The rehearsal that may begin, packed; 0 while none may.
+    rehearsal: AtomicU64,
+    /// Rehearsals: their number in the upper half; in the lower what the last one took in milliseconds and one more, or
+    /// 0 if it failed.
+    rehearsed: AtomicU64,
+    /// Of the attempts without an answer, the last one had no connection.
+    unconnected: AtomicBool,
     /// Failures in a row. All are zero while the endpoint is well, so that a good answer reads one number.
     runs: AtomicU64,
 }
@@ -153,7 +193,8 @@ impl Tally {
             Verdict::Closed(CallEnd::Well) => self.well(),
             Verdict::Closed(CallEnd::ServerError) => self.server_error(),
             Verdict::Closed(CallEnd::GatewayError) => self.gateway_error(),
-            Verdict::NoAnswer => {
+            Verdict::NoAnswer | Verdict::NotConnected => {
+                self.unconnected.store(verdict == Verdict::NotConnected, Ordering::Relaxed);
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
                 self.no_answers.fetch_add(1, Ordering::Relaxed);
                 self.run(|runs| Runs { no_answers: runs.no_answers + 1, ..runs });
@@ -212,6 +253,12 @@ impl Tally {
     pub fn forgive(&self) {
         self.runs.store(0, Ordering::Relaxed);
         self.still_run.store(0, Ordering::Relaxed);
+        self.unconnected.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the last attempt without an answer had no connection.
+    pub fn is_unconnected(&self) -> bool {
+        self.unconnected.load(Ordering::Relaxed)
     }
 
     /// An active check passed.
@@ -238,6 +285,36 @@ impl Tally {
     pub fn take_trial(&self) -> bool {
         let take = |left: u32| left.checked_sub(1);
         self.trials.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Lets one rehearsal begin, or with `None` none.
+    pub fn offer_rehearsal(&self, offer: Option<Offer>) {
+        self.rehearsal.store(offer.map_or(0, Offer::pack), Ordering::Relaxed);
+    }
+
+    /// The rehearsal that may begin.
+    pub fn offered_rehearsal(&self) -> Option<Offer> {
+        Offer::unpack(self.rehearsal.load(Ordering::Relaxed))
+    }
+
+    /// A rehearsal begins; `None` when none may, or another core was faster.
+    pub fn take_rehearsal(&self) -> Option<Offer> {
+        Offer::unpack(self.rehearsal.swap(0, Ordering::Relaxed))
+    }
+
+    /// A rehearsal has ended: well after so long, or with `None` badly. One at a time.
+    pub fn rehearsal_ended(&self, latency: Option<Duration>) {
+        let millis = |latency: Duration| u32::try_from(latency.as_millis()).unwrap_or(u32::MAX - 1) + 1;
+        let last = u64::from(latency.map_or(0, millis));
+        let next = |rehearsed: u64| Some(((rehearsed >> 32).wrapping_add(1) << 32) | last);
+        // Always stored, as `next` always gives a value.
+        let _ = self.rehearsed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// How many rehearsals have ended until now, and how many milliseconds the last one took if it went well.
+    pub fn rehearsed(&self) -> (u32, Option<u32>) {
+        let rehearsed = self.rehearsed.load(Ordering::Relaxed);
+        ((rehearsed >> 32) as u32, (rehearsed as u32).checked_sub(1))
     }
 
     fn answer(&self, latency: Duration) {
@@ -384,6 +461,24 @@ mod tests {
         assert_eq!(tally.runs().gateway_errors, 3);
         tally.ended(Verdict::Closed(CallEnd::Well));
         assert_eq!(tally.runs(), Runs::default());
+    }
+
+    #[test]
+    fn a_rehearsal_is_given_once_and_what_it_came_to_is_counted() {
+        let tally = Tally::default();
+        assert_eq!((tally.take_rehearsal(), tally.rehearsed()), (None, (0, None)));
+        for offer in [
+            Offer { patience: 2_000, proof: Proof::Answer },
+            Offer { patience: u32::MAX, proof: Proof::Connection },
+        ] {
+            tally.offer_rehearsal(Some(offer));
+            assert_eq!(tally.offered_rehearsal(), Some(offer));
+            assert_eq!((tally.take_rehearsal(), tally.take_rehearsal()), (Some(offer), None));
+        }
+        tally.rehearsal_ended(Some(Duration::ZERO));
+        assert_eq!(tally.rehearsed(), (1, Some(0)));
+        tally.rehearsal_ended(None);
+        assert_eq!(tally.rehearsed(), (2, None));
     }
 
     #[test]

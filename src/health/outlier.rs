@@ -180,7 +180,7 @@ fn tell(
     let (url, available) = (member.endpoint.url().as_str(), set.available());
     match action {
         Action::Eject(why) => {
-            let (millis, ejections) = state.detector.ejected(member, settings, now);
+            let (millis, ejections) = state.detector.ejected(member, why, settings, now);
             let until = now.saturating_add(millis);
             member.endpoint.set_ejection(Some(Ejection { why, until, ejections }));
             counts.count(service, why);

@@ -6,11 +6,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -29,6 +30,10 @@ const MAX_REDIRECTS: usize = 10;
 /// Largest head of an answer, in bytes: what is larger is no answer to a health check.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// Fields of the connection that `http` has no name for; HTTP/2 has none of them (RFC 9113 §8.2.2).
+const OF_THE_CONNECTION: [HeaderName; 2] =
+    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
+
 /// What is read of an answer's body, where something is expected of it.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -44,6 +49,9 @@ pub enum ProbeError {
     /// It answered with something that is not HTTP/1, or closed the connection.
     #[error("no valid response: {0}")]
     Http(#[source] hyper::Error),
+    /// The same where HTTP/2 is spoken.
+    #[error("no valid response of HTTP/2: {0}")]
+    Http2(#[source] h2::Error),
     /// Its answer is another than expected.
     #[error("status {}, expected {expected}", status.as_u16())]
     Status {
@@ -149,6 +157,13 @@ struct Target<'a> {
     tls: Option<&'a ClientTls>,
 }
 
+/// What a connection speaks.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Http1,
+    Http2,
+}
+
 /// What a check is spoken on.
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -168,20 +183,45 @@ impl<'a> Target<'a> {
         Self { endpoint, port, authority, host, scheme, tls: settings.tls.as_deref() }
     }
 
-    /// A fresh connection on which `protocol` can be spoken.
-    async fn open(&self, protocol: &[u8]) -> Result<Box<dyn Wire>, ProbeError> {
+    /// A fresh connection, and what is spoken on it: what requests of users would speak, or `only`.
+    async fn open(&self, only: Option<Spoken>) -> Result<(Box<dyn Wire>, Spoken), ProbeError> {
         let stream = self.connect().await.map_err(ProbeError::Connect)?;
-        if self.scheme == Scheme::Http {
-            return Ok(Box::new(stream));
+        match self.scheme {
+            Scheme::Http => return Ok((Box::new(stream), only.unwrap_or(Spoken::Http1))),
+            Scheme::H2c => return Ok((Box::new(stream), Spoken::Http2)),
+            Scheme::Https => {}
         }
         let tls = self.tls.ok_or_else(|| ProbeError::Tls("no transport says how".to_owned()))?;
+        let offer: &[&[u8]] = match only {
+            Some(Spoken::Http2) => &[b"h2"],
+            None if tls.offers_http2() => &[b"h2", b"http/1.1"],
+            Some(Spoken::Http1) | None => &[b"http/1.1"],
+        };
         let (connector, name) = tls
-            .connector(self.endpoint.url().host(), protocol)
+            .connector(self.endpoint.url().host(), offer)
             .map_err(|error| ProbeError::Tls(error.to_string()))?;
         match connector.connect(name, stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                let chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let spoken = if chosen { Spoken::Http2 } else { Spoken::Http1 };
+                Ok((Box::new(stream), only.unwrap_or(spoken)))
+            }
             Err(error) => Err(ProbeError::Tls(error.to_string())),
         }
+    }
+
+    /// The scheme as a request has it: how a connection begins is nothing that its messages name.
+    fn scheme(&self) -> &'static str {
+        match self.scheme {
+            Scheme::Http | Scheme::H2c => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// A url as a request of HTTP/2 names it.
+    fn url(&self, path: &str) -> String {
+        let authority = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&self.authority);
+        format!("{}://{authority}{path}", self.scheme())
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -201,13 +241,13 @@ impl<'a> Target<'a> {
         let location = location.to_str().map_err(|_| ProbeError::BadRedirect)?;
         let location = location.split('#').next().unwrap_or("");
         let absolute = if location.starts_with("//") {
-            format!("{}:{location}", self.scheme.as_str())
+            format!("{}:{location}", self.scheme())
         } else {
             location.into()
         };
         if absolute.contains("://") && !absolute.starts_with(['/', '?', '.']) {
             let uri: Uri = absolute.parse().map_err(bad)?;
-            let here = uri.scheme_str() == Some(self.scheme.as_str())
+            let here = uri.scheme_str() == Some(self.scheme())
                 && uri.authority().is_some_and(|to| self.is(to.as_str()));
             return Ok(here.then(|| uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))));
         }
@@ -244,8 +284,21 @@ async fn exchange(
     path: &PathAndQuery,
     settings: &HealthSettings,
 ) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeError> {
+    let (stream, spoken) = target.open(None).await?;
+    match spoken {
+        Spoken::Http1 => exchange_http1(target, method, path, settings, stream).await,
+        Spoken::Http2 => exchange_http2(target, method, path, settings, stream).await,
+    }
+}
+
+async fn exchange_http1(
+    target: &Target<'_>,
+    method: &Method,
+    path: &PathAndQuery,
+    settings: &HealthSettings,
+    stream: Box<dyn Wire>,
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeError> {
     let request = request(target, method, path, settings).map_err(ProbeError::Request)?;
-    let stream = target.open(b"http/1.1").await?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -292,14 +345,67 @@ async fn read_beginning(mut body: Incoming) -> Result<Vec<u8>, ProbeError> {
     Ok(bytes)
 }
 
-/// Asks as gRPC's health protocol has it: `grpc.health.v1.Health/Check`, over HTTP/2 with prior knowledge.
-async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str) -> Result<(), ProbeError> {
-    let stream = target.open(b"h2").await?;
+async fn exchange_http2(
+    target: &Target<'_>,
+    method: &Method,
+    path: &PathAndQuery,
+    settings: &HealthSettings,
+    stream: Box<dyn Wire>,
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeError> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(target.url(path.as_str()))
+        .body(())
+        .map_err(ProbeError::Request)?;
+    *request.headers_mut() = fields(settings);
+    over_http2(stream, ProbeError::Http2, |sender| async move {
+        let mut sender = sender.ready().await.map_err(ProbeError::Http2)?;
+        let (response, _) = sender.send_request(request, true).map_err(ProbeError::Http2)?;
+        let (head, mut body) = response.await.map_err(ProbeError::Http2)?.into_parts();
+        let mut bytes = Vec::new();
+        while settings.expected_body.is_some()
+            && bytes.len() < MAX_BODY
+            && let Some(data) = body.data().await
+        {
+            let data = data.map_err(ProbeError::Http2)?;
+            // Given back at once: what is read here is bounded.
+            let _ = body.flow_control().release_capacity(data.len());
+            bytes.extend_from_slice(&data[..data.len().min(MAX_BODY - bytes.len())]);
+        }
+        Ok((head.status, head.headers, bytes))
+    })
+    .await
+}
+
+/// Has something asked over HTTP/2, on a connection that ends with it. `failed` says what it means that the
+/// connection fails.
+async fn over_http2<T, F>(
+    stream: Box<dyn Wire>,
+    failed: fn(h2::Error) -> ProbeError,
+    ask: impl FnOnce(SendRequest<Bytes>) -> F,
+) -> Result<T, ProbeError>
+where
+    F: Future<Output = Result<T, ProbeError>>,
+{
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(MAX_HEAD as u32);
-    let (mut sender, connection) = builder.handshake(stream).await.map_err(ProbeError::Grpc)?;
-    tokio::pin!(connection);
-    let asking = async move {
+    let (sender, connection) = builder.handshake(stream).await.map_err(failed)?;
+    let asking = ask(sender);
+    tokio::pin!(asking, connection);
+    tokio::select! {
+        biased;
+        result = &mut asking => result,
+        ended = &mut connection => match ended {
+            Err(error) => Err(failed(error)),
+            Ok(()) => asking.await,
+        },
+    }
+}
+
+/// Asks as gRPC's health protocol has it: `grpc.health.v1.Health/Check`, over HTTP/2 with prior knowledge.
+async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str) -> Result<(), ProbeError> {
+    let (stream, _) = target.open(Some(Spoken::Http2)).await?;
+    over_http2(stream, ProbeError::Grpc, |mut sender| async move {
         let (response, mut body) =
             sender.send_request(grpc_request(target, settings)?, false).map_err(ProbeError::Grpc)?;
         body.send_data(grpc_message(service), true).map_err(ProbeError::Grpc)?;
@@ -320,33 +426,31 @@ async fn ask_grpc(target: &Target<'_>, settings: &HealthSettings, service: &str)
         let trailers = answer.trailers().await.map_err(ProbeError::Grpc)?;
         let status = trailers.as_ref().unwrap_or(&head.headers).get("grpc-status");
         grpc_verdict(status, &bytes)
-    };
-    tokio::pin!(asking);
-    tokio::select! {
-        biased;
-        result = &mut asking => result,
-        ended = &mut connection => match ended {
-            Err(error) => Err(ProbeError::Grpc(error)),
-            Ok(()) => asking.await,
-        },
-    }
+    })
+    .await
 }
 
 fn grpc_request(target: &Target<'_>, settings: &HealthSettings) -> Result<Request<()>, ProbeError> {
-    let authority = target.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or(&target.authority);
-    let uri = format!("{}://{authority}/grpc.health.v1.Health/Check", target.scheme.as_str());
-    let mut request = Request::post(uri).body(()).map_err(ProbeError::Request)?;
+    let url = target.url("/grpc.health.v1.Health/Check");
+    let mut request = Request::post(url).body(()).map_err(ProbeError::Request)?;
     let headers = request.headers_mut();
-    headers.insert(USER_AGENT, HeaderValue::from_static("sluicegate-health-check"));
-    for (name, value) in &settings.headers {
-        headers.append(name, value.clone());
-    }
-    for ours in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(ours);
-    }
+    *headers = fields(settings);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     Ok(request)
+}
+
+/// The fields of a check, without those about the connection and its framing.
+fn fields(settings: &HealthSettings) -> HeaderMap {
+    let mut fields = settings.headers.clone();
+    for ours in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, TE] {
+        fields.remove(ours);
+    }
+    for ours in OF_THE_CONNECTION {
+        fields.remove(ours);
+    }
+    fields.entry(USER_AGENT).or_insert(HeaderValue::from_static("sluicegate-health-check"));
+    fields
 }
 
 /// `HealthCheckRequest { service = 1 }` in a message of its own: not compressed, its length, and the one field.
@@ -404,14 +508,7 @@ fn request(
 ) -> Result<Request<Empty<Bytes>>, http::Error> {
     let mut request = Request::builder().method(method).uri(path.as_str()).body(Empty::new())?;
     let headers = request.headers_mut();
-    headers.insert(USER_AGENT, HeaderValue::from_static("sluicegate-health-check"));
-    for (name, value) in &settings.headers {
-        headers.remove(name);
-        headers.append(name, value.clone());
-    }
-    for ours in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(ours);
-    }
+    *headers = fields(settings);
     headers.extend(target.host.clone().map(|host| (HOST, host)));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(request)

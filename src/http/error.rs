@@ -76,6 +76,12 @@ pub enum ProxyError {
     /// The client sent a malformed body, or closed in its middle.
     #[error("request body: {0}")]
     ClientBody(&'static str),
+    /// Over HTTP/2 it sent more of something than a client with good intentions does; the connection is ended.
+    #[error("flood of HTTP/2: {0}")]
+    Http2Flood(&'static str),
+    /// A TLS handshake that fails by what the client sent, or did not send.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(&'static str),
     /// The client went away before its answer.
     #[error("client closed the connection")]
     ClientGone,
@@ -236,6 +242,9 @@ pub enum ProxyError {
     /// The whole exchange took longer than its limit.
     #[error("exchange took longer than its limit")]
     ExchangeTimeout,
+    /// It was still under way when the time for that was over: at a shutdown, or when its entry point went away.
+    #[error("cut: no time was left for it")]
+    Cut,
     // --- us -----------------------------------------------------------------------------------
     /// A bug or a missing resource of the proxy.
     #[error("internal error: {0}")]
@@ -274,7 +283,9 @@ impl ProxyError {
     /// What the client gets. No `_` arm: a new variant does not compile until it has a status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::ClientBody(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::ClientBody(_) | Self::BadPath(_) | Self::Handshake(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnknownTransferCoding | Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -288,13 +299,14 @@ impl ProxyError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RateLimited(limited) => limited.answer.status,
-            Self::TooManyInFlight { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyInFlight { .. } | Self::Http2Flood(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::AddressNotAllowed { status, .. }
             | Self::OutboundLimited { status, .. }
             | Self::CircuitOpen { status, .. } => *status,
             Self::Overloaded(_)
             | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
+            | Self::Cut
             | Self::NoEndpoint { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect { .. }
             | Self::UpstreamTls { .. }
@@ -326,6 +338,8 @@ impl ProxyError {
             | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
+            | Self::Http2Flood(_)
+            | Self::Handshake(_)
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_)
             | Self::Misdirected
@@ -337,6 +351,7 @@ impl ProxyError {
             | Self::QueueTimeout { .. }
             | Self::CircuitOpen { .. }
             | Self::OutboundLimited { .. }
+            | Self::Cut
             | Self::Overloaded(_) => Fault::Policy,
             Self::NoEndpoint { .. }
             | Self::Connect { .. }
@@ -369,6 +384,9 @@ impl ProxyError {
             | Self::ClientStalled
             | Self::ClientBody(_)
             | Self::ClientGone
+            | Self::Http2Flood(_)
+            | Self::Handshake(_)
+            | Self::Cut
             | Self::BodyTooLarge { .. }
             | Self::BadPath(_) => true,
             Self::NoRoute
@@ -412,6 +430,9 @@ impl ProxyError {
             Self::ClientStalled => "client_stalled",
             Self::ClientBody(_) => "client_body",
             Self::ClientGone => "client_gone",
+            Self::Http2Flood(_) => "http2_flood",
+            Self::Handshake(_) => "tls_handshake",
+            Self::Cut => "cut",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NoRoute => "no_route",
             Self::Misdirected => "misdirected",

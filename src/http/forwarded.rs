@@ -175,7 +175,7 @@ fn is_managed(name: &HeaderName) -> bool {
 }
 
 /// What only a trusted proxy may say, in the spellings of servers that read `_` as `-`.
-fn is_claim(name: &str) -> bool {
+pub(super) fn is_claim(name: &str) -> bool {
     const WITH_SUFFIX: &[u8] = b"x-forwarded-";
     let bytes = name.as_bytes();
     let same = |pattern: &[u8]| {

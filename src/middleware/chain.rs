@@ -194,6 +194,12 @@ fn resolve<'a>(
     if defs.contains_key(name) {
         return Some(name);
     }
+    let defined = ConfigPath::of(&["http", "middlewares"]).key(name);
+    if problems.iter().any(|problem| problem.path.starts_with(&defined)) {
+        // It could not even be read.
+        problems.error(at, format!("middleware {text:?} has errors"));
+        return None;
+    }
     let problem = Problem::error(at, format!("middleware {text:?} does not exist"));
     problems.push(match (name.split_once('@'), nearest(name, defs.keys().map(MiddlewareName::as_str))) {
         (Some((_, provider)), _) => problem.hint(format!("no provider named {provider:?} is supported")),
@@ -257,6 +263,14 @@ mod tests {
                 "list[2]: middleware \"auth@docker\" does not exist (no provider named \"docker\" is supported)",
             ]
         );
+    }
+
+    #[test]
+    fn one_that_could_not_be_read_is_not_said_to_be_missing() {
+        let mut problems = Problems::new();
+        problems.error(&ConfigPath::of(&["http", "middlewares", "auth", "addPrefix"]), "no prefix");
+        assert!(resolve("auth@file", &ConfigPath::root(), &BTreeMap::new(), &mut problems).is_none());
+        assert_eq!(problems.iter().last().expect("told").message, "middleware \"auth@file\" has errors");
     }
 
     #[test]

@@ -117,6 +117,7 @@ impl CircuitBreakerConfig {
         let state = cx.stores.keep(&key, move || BreakerState::new(of, router));
         Some(CircuitBreaker {
             expression,
+            text: text.trim().into(),
             check_period: clock::millis(self.check_period.0),
             fallback: clock::millis(self.fallback_duration.0),
             recovery: clock::millis(self.recovery_duration.0),
@@ -254,6 +255,8 @@ impl BreakerState {
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker {
     expression: Expression,
+    /// The expression as it is written.
+    text: Arc<str>,
     check_period: Millis,
     fallback: Millis,
     recovery: Millis,
@@ -286,13 +289,19 @@ impl CircuitBreaker {
         let time = |millis| HumanDuration(Duration::from_millis(millis));
         [
             format!(
-                "open for {} when its expression is true of the last 10 s with {} requests or more: {}",
+                "open for {} when {} over the last 10 s with {} requests or more: {}",
                 time(self.fallback),
+                self.text,
                 self.min_requests,
                 self.code
             ),
             format!("then for {} a growing share, {} at once", time(self.recovery), self.max_probes),
         ]
+    }
+
+    /// What it is called in the API, by middleware and router.
+    pub fn names(&self) -> (&MiddlewareName, &RouterName) {
+        (&self.state.middleware, &self.state.router)
     }
 
     /// Lets a request through or refuses it. `random` is evenly distributed over all of `u64`.

@@ -1,5 +1,6 @@
 //! One request with its answer, and what it carries along.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +15,7 @@ use super::core::Core;
 use super::grpc::Call;
 use super::outcome;
 use crate::common::clock::{self, Millis};
+use crate::common::names::{EntryPointName, RouterName};
 use crate::common::timer::Slot;
 use crate::endpoint::Endpoint;
 use crate::endpoint::outlier::QUIET;
@@ -91,6 +93,7 @@ pub struct Exchange<'a> {
     pub grpc: Option<Call>,
     /// How fast a tunnel may be.
     pub paces: Option<Box<TunnelPaces>>,
+    logged: Option<Box<Logged>>,
 }
 
 /// The client's end of one exchange, whichever protocol it speaks.
@@ -139,6 +142,8 @@ pub struct Beginning<'a> {
     pub upgrade: Option<HeaderValue>,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// What of it the log may want.
+    pub logged: Option<Box<Logged>>,
 }
 
 impl<'a> Exchange<'a> {
@@ -156,6 +161,7 @@ impl<'a> Exchange<'a> {
             named,
             upgrade,
             expects_continue,
+            logged,
         } = beginning;
         Self {
             core,
@@ -187,6 +193,24 @@ impl<'a> Exchange<'a> {
             unwelcome: false,
             client_deadline: Millis::MAX,
             attempt_timeout: None,
+            logged,
+        }
+    }
+
+    /// A router has taken it.
+    pub fn taken_by(&mut self, route: &'a Route) {
+        self.route = Some(route);
+        match &mut self.logged {
+            Some(logged) if route.access_log => logged.router = Some(route.name.clone()),
+            Some(_) => self.forget_logged(),
+            None => {}
+        }
+    }
+
+    /// The log wants nothing of it.
+    fn forget_logged(&mut self) {
+        if let Some(mut logged) = self.logged.take() {
+            logged.head = None;
         }
     }
 
@@ -265,47 +289,111 @@ pub struct Ending {
     _links: LinkContext,
 }
 
+/// The line of an answer that flows. Dropped before that is over, because the task was, it says so.
 struct PendingRecord {
     log: Arc<AccessLog>,
-    record: AccessRecord,
+    /// Until it is written.
+    record: Option<AccessRecord>,
+    started: Instant,
     origin: Option<(StatusCode, Duration)>,
 }
 
-/// What of a request the log may want, kept before links change it.
+impl Drop for PendingRecord {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.end = End::from(&cut());
+            record.duration = self.started.elapsed();
+            write(&self.log, record);
+        }
+    }
+}
+
+/// What of a request the log may want, kept before links change it. Dropped before there was an answer, because
+/// the task was, it is logged as cut.
 pub struct Logged {
     log: Arc<AccessLog>,
-    head: RequestHead,
+    /// Until it is used.
+    head: Option<RequestHead>,
+    entry_point: EntryPointName,
+    router: Option<RouterName>,
+    client: SocketAddr,
+    scheme: &'static str,
+    started: Instant,
+    generation: u64,
 }
 
 impl Logged {
     /// Keeps it, if there is a log.
-    pub fn of(core: &Core, entry: &EntryPoint, head: &RequestHead) -> Option<Box<Self>> {
+    pub fn of(core: &Core, entry: &EntryPoint, peer: &Peer, head: &RequestHead) -> Option<Box<Self>> {
         if !entry.access_log {
             return None;
         }
         let log = core.access_log();
         let log = Option::as_ref(&log)?;
-        Some(Box::new(Self { log: Arc::clone(log), head: head.clone() }))
+        Some(Box::new(Self {
+            log: Arc::clone(log),
+            head: Some(head.clone()),
+            entry_point: entry.name.clone(),
+            router: None,
+            client: peer.addr,
+            scheme: scheme(peer),
+            started: clock::instant(),
+            generation: core.snapshot().generation,
+        }))
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let Some(head) = self.head.take() else { return };
+        let error = cut();
+        let bare = bare(self.entry_point.clone(), self.client, self.scheme, head.method, self.generation);
+        let record = AccessRecord {
+            duration: self.started.elapsed(),
+            router: self.router.take(),
+            authority: head.authority,
+            path: head.path,
+            query: head.query,
+            version: head.version,
+            status: error.status().as_u16(),
+            end: End::from(&error),
+            request_fields: self.log.pick(&head.headers),
+            ..bare
+        };
+        write(&self.log, record);
+    }
+}
+
+/// Why an exchange is dropped in its middle.
+fn cut() -> ProxyError {
+    if std::thread::panicking() { ProxyError::Internal("panic".into()) } else { ProxyError::Cut }
+}
+
+fn scheme(peer: &Peer) -> &'static str {
+    if peer.tls { "https" } else { "http" }
+}
+
+fn write(log: &AccessLog, record: AccessRecord) {
+    if log.accepts(record.status, record.retries(), record.duration) {
+        log.log(record);
     }
 }
 
 impl Ending {
     /// Lets go of the configuration.
     pub fn new(
-        exchange: Exchange<'_>,
+        mut exchange: Exchange<'_>,
         started: Instant,
         method: &Method,
-        logged: Option<Box<Logged>>,
         response: &ResponseHead,
         generation: u64,
     ) -> Self {
         let metrics = exchange.route.is_none_or(|route| route.metrics);
         let series = exchange.route.map_or(exchange.entry.series, |route| route.series);
         let protocol = protocol(&exchange, &response.headers);
-        let wanted = exchange.route.is_none_or(|route| route.access_log);
-        let log = logged
-            .filter(|_| wanted)
-            .map(|logged| Box::new(record(&exchange, *logged, response, generation)));
+        let logged = exchange.logged.take();
+        let log = logged.and_then(|logged| record(&exchange, *logged, (started, response), generation));
+        let log = log.map(Box::new);
         Self {
             started,
             idle_timeout: exchange.idle_timeout,
@@ -336,7 +424,14 @@ impl Ending {
         let log = Option::as_ref(&log).filter(|_| entry.access_log).map(|log| {
             Box::new(PendingRecord {
                 log: Arc::clone(log),
-                record: unreadable(entry, peer, method.clone(), core.snapshot().generation),
+                record: Some(bare(
+                    entry.name.clone(),
+                    peer.addr,
+                    scheme(peer),
+                    method.clone(),
+                    core.snapshot().generation,
+                )),
+                started,
                 origin: None,
             })
         });
@@ -374,21 +469,20 @@ impl Ending {
             let key = ExchangeKey { series, status: status.as_u16(), method, protocol };
             core.metrics.exchange(key, duration, bytes_in, bytes_out);
         }
-        if let Some(pending) = self.log {
-            let PendingRecord { log, mut record, origin } = *pending;
+        if let Some(mut pending) = self.log
+            && let Some(mut record) = pending.record.take()
+        {
             record.duration = duration;
             record.status = status.as_u16();
             record.request_bytes = bytes_in;
             record.response_bytes = bytes_out;
             record.end = self.failure.unwrap_or(End::Completed);
-            record.origin = origin.map(|(status, duration)| OriginPart {
+            record.origin = pending.origin.map(|(status, duration)| OriginPart {
                 status: status.as_u16(),
                 duration,
                 bytes: bytes_out,
             });
-            if log.accepts(record.status, record.retries(), duration) {
-                log.log(record);
-            }
+            write(&pending.log, record);
         }
     }
 }
@@ -414,16 +508,22 @@ fn protocol(exchange: &Exchange<'_>, headers: &Fields) -> Protocol {
 }
 
 /// What the log says of a request that could not be read.
-fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) -> AccessRecord {
+fn bare(
+    entry_point: EntryPointName,
+    client: SocketAddr,
+    scheme: &'static str,
+    method: Method,
+    generation: u64,
+) -> AccessRecord {
     AccessRecord {
         start: SystemTime::now(),
         duration: Duration::ZERO,
-        entry_point: entry.name.clone(),
+        entry_point,
         router: None,
         service: None,
         service_url: None,
         service_addr: None,
-        client: peer.addr,
+        client,
         forwarded_for: None,
         user: None,
         method,
@@ -431,7 +531,7 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
         path: Text::from_static("-"),
         query: None,
         version: http::Version::HTTP_11,
-        scheme: if peer.tls { "https" } else { "http" },
+        scheme,
         tls: None,
         request_bytes: 0,
         origin: None,
@@ -450,19 +550,20 @@ fn unreadable(entry: &EntryPoint, peer: &Peer, method: Method, generation: u64) 
 
 fn record(
     exchange: &Exchange<'_>,
-    logged: Logged,
-    response: &ResponseHead,
+    mut logged: Logged,
+    (started, response): (Instant, &ResponseHead),
     generation: u64,
-) -> PendingRecord {
-    let Logged { log, head } = logged;
+) -> Option<PendingRecord> {
+    let head = logged.head.take()?;
+    let log = Arc::clone(&logged.log);
     let last = exchange.tried.last();
     let forwarded_for = head.headers.get(&crate::http::forwarded::X_FORWARDED_FOR);
     let downstream_fields = log.pick(&response.headers);
     let record = AccessRecord {
         start: SystemTime::now() - exchange.links.now.elapsed(),
         duration: Duration::ZERO,
-        entry_point: exchange.entry.name.clone(),
-        router: exchange.route.map(|route| route.name.clone()),
+        entry_point: logged.entry_point.clone(),
+        router: logged.router.take(),
         service: exchange.service.map(|service| service.name.clone()),
         service_url: last.map(|endpoint| Arc::clone(endpoint.url().written())),
         service_addr: last.map(|endpoint| endpoint.text()),
@@ -474,7 +575,7 @@ fn record(
         path: head.path,
         query: head.query,
         version: head.version,
-        scheme: if exchange.peer.tls { "https" } else { "http" },
+        scheme: logged.scheme,
         tls: exchange.tls.map(|session| Arc::clone(&session.logged)),
         request_bytes: 0,
         origin: None,
@@ -489,5 +590,5 @@ fn record(
         origin_fields: if exchange.origin.is_some() { downstream_fields.clone() } else { SmallVec::new() },
         downstream_fields,
     };
-    PendingRecord { log, record, origin: exchange.origin }
+    Some(PendingRecord { log, record: Some(record), started, origin: exchange.origin })
 }

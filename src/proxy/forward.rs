@@ -20,6 +20,7 @@ use super::failover;
 use super::hedge;
 use super::outcome::{Attempt, Outcome};
 use super::pace;
+use super::rehearse;
 use super::resolve::{Aim, Leaf, Way, resolve};
 use super::retry::client_error;
 use crate::balance;
@@ -83,6 +84,9 @@ pub async fn forward<'a>(
     }
     let limit = exchange.attempts_before + exchange.attempt_limit.unwrap_or(balanced.attempts);
     let plain = Plain { path: head.path.clone(), authority: head.authority.clone() };
+    if balanced.endpoints.has_ejected() {
+        rehearse::offer(exchange, service, balanced, &head, &body);
+    }
     let mut fresh_only = false;
     loop {
         exchange.attempts += 1;
@@ -234,8 +238,8 @@ pub fn may_retry(exchange: &Exchange<'_>, reason: RetryReason) -> bool {
 
 /// What the head had before an endpoint's own path and name were put into it.
 pub(super) struct Plain {
-    path: crate::http::text::Text,
-    authority: crate::http::text::Text,
+    pub(super) path: crate::http::text::Text,
+    pub(super) authority: crate::http::text::Text,
 }
 
 /// A try that gave no answer.
@@ -263,9 +267,9 @@ impl Failure {
 
 /// A try that gave an answer.
 pub(super) struct Answered {
-    response: Response,
-    place: Place,
-    took: Duration,
+    pub(super) response: Response,
+    pub(super) place: Place,
+    pub(super) took: Duration,
 }
 
 impl Answered {

@@ -135,6 +135,7 @@ impl Mirrored {
             named: self.named,
             upgrade: None,
             expects_continue: false,
+            logged: None,
         });
         exchange.deadline = self.until;
         exchange.links.drop_forwarded_for = self.drop_forwarded_for;

@@ -14,6 +14,7 @@ mod limit;
 mod mirror;
 pub mod outcome;
 mod pace;
+mod rehearse;
 mod resolve;
 pub mod respond;
 mod retry;

@@ -32,7 +32,7 @@ pub enum Outcome {
     },
     /// No connection: refused, unreachable, not in time.
     NotConnected,
-    /// The connection ended, broke or stood still before a head came, or what came is no answer.
+    /// The connection, or its handshake, ended, broke or stood still before a head came, or what came is no answer.
     NoAnswer,
     /// A connection that had been idle turned out to be closed. It says nothing about the pod.
     Stale,
@@ -44,10 +44,9 @@ impl Outcome {
     /// What an attempt came to that failed with `error`.
     pub fn of(error: &ProxyError) -> Self {
         match error {
-            ProxyError::Connect { .. }
-            | ProxyError::ConnectTimeout { .. }
-            | ProxyError::UpstreamTls { .. } => Self::NotConnected,
-            ProxyError::UpstreamClosed { .. }
+            ProxyError::Connect { .. } | ProxyError::ConnectTimeout { .. } => Self::NotConnected,
+            ProxyError::UpstreamTls { .. }
+            | ProxyError::UpstreamClosed { .. }
             | ProxyError::BadResponse { .. }
             | ProxyError::ResponseHeaderTimeout { .. }
             | ProxyError::AttemptTimeout { .. }
@@ -81,7 +80,8 @@ impl Outcome {
                 _ => Verdict::Answered(latency),
             },
             Self::Opened { latency } => Verdict::Opened(latency),
-            Self::NotConnected | Self::NoAnswer => Verdict::NoAnswer,
+            Self::NotConnected => Verdict::NotConnected,
+            Self::NoAnswer => Verdict::NoAnswer,
             Self::Stale | Self::Abandoned => Verdict::Nothing,
         }
     }

@@ -30,7 +30,7 @@ pub async fn serve<'a>(exchange: &mut Exchange<'a>, mut head: Box<RequestHead>, 
     }
     match route(exchange, &mut head) {
         Ok(route) => {
-            exchange.route = Some(route);
+            exchange.taken_by(route);
             if let Err(error) = guard(exchange, route) {
                 exchange.note(&error);
                 return respond::refusal(&error);

@@ -130,7 +130,7 @@ pub async fn run(core: Rc<Core>, accepted: Accepted, control: Rc<Control>) {
     let mut open = Open::new(&core, label);
     let slot = core.timers.slot();
     let (io, tls) = if takes_tls {
-        match Box::pin(secure::meet(&core, label, listener, stream, &slot, &control)).await {
+        match Box::pin(secure::meet(&core, label, listener, (stream, peer), &slot, &control)).await {
             Ok(met) => met,
             Err(reason) => {
                 open.reason = reason;
@@ -304,7 +304,7 @@ impl Connection<'_> {
         match self.slot.within_for(patience, self.conn.read_start(PREFACE)).await {
             Ok(begins) => Ok(begins),
             Err(_) => {
-                note_failure(self.core, &ProxyError::ClientHeadTimeout);
+                h2::refuse(self.core, self.listener, &self.peer, &ProxyError::ClientHeadTimeout);
                 Err(CloseReason::Timeout)
             }
         }
@@ -329,7 +329,7 @@ impl Connection<'_> {
         let started = clock::instant();
         let now = clock::recent();
         let (method, version) = (head.method.clone(), head.version);
-        let logged = Logged::of(core, entry, &head);
+        let logged = Logged::of(core, entry, &self.peer, &head);
         let body_deadline = deadline(now, limit(settings.read_timeout));
         let body = self.conn.request_body(body_deadline, settings.stall_timeout);
         let mut exchange = Exchange::new(Beginning {
@@ -344,6 +344,7 @@ impl Connection<'_> {
             named,
             upgrade: upgrade.filter(|protocol| may_switch_to(protocol.as_bytes())),
             expects_continue,
+            logged,
         });
         exchange.unwelcome = self.unwelcome;
         let served = self.unless_gone(pin!(serve::serve(&mut exchange, head, body))).await;
@@ -352,8 +353,7 @@ impl Connection<'_> {
             None => {
                 exchange.note(&ProxyError::ClientGone);
                 let response = respond::refusal(&ProxyError::ClientGone);
-                let ending =
-                    Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+                let ending = Ending::new(exchange, started, &method, &response.head, snapshot.generation);
                 ending.finish(core, response.head.status, self.conn.counts().0, 0);
                 return Next::Close(CloseReason::Client);
             }
@@ -366,7 +366,7 @@ impl Connection<'_> {
         exchange.upgrade = switched.clone();
         let closes = exchange.closes;
         let endpoint = exchange.tried.last().map(|endpoint| endpoint.text());
-        let mut ending = Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+        let mut ending = Ending::new(exchange, started, &method, &response.head, snapshot.generation);
         // What is left of the request stands between this answer and the next one.
         let unreadable =
             !self.conn.request_is_done() && switched.is_none() && !self.conn.can_drain(DRAIN_LIMIT);

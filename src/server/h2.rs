@@ -41,6 +41,8 @@ use crate::telemetry::access_log::End;
 use crate::telemetry::metrics::{CloseReason, EntryPointLabel, Http2Flood, Http2Reset};
 use crate::tls::session::TlsSession;
 
+/// What a connection is refused for that breaks the rules as a whole.
+const NOT_HTTP2: &str = "breaks RFC 9113";
 /// Why a request is refused although nothing is wrong with it.
 const TOO_MANY_HEADS: &str = "too many large heads at once";
 
@@ -76,10 +78,19 @@ struct Shared {
     active: Cell<u32>,
     /// The last time it was anything else but idle.
     busy_at: Cell<Millis>,
+    /// Its task was ended in its middle.
+    cut: Cell<bool>,
     /// The connection's task, to be told that nothing is left to do.
     waker: RefCell<Option<Waker>>,
     /// Of the last request; most connections know only one.
     authority: RefCell<Option<Rc<Checked>>>,
+}
+
+impl Shared {
+    /// Why the client's end of a stream is not there any more.
+    fn gone(&self) -> ProxyError {
+        if self.cut.get() { ProxyError::Cut } else { ProxyError::ClientGone }
+    }
 }
 
 /// One exchange under way on a connection.
@@ -128,9 +139,13 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
     let handshake = builder(&limits).handshake::<_, Bytes>(wire);
     let connection = match slot.within_for(times.head, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(_)) => return CloseReason::Malformed,
+        Ok(Err(error)) if error.is_io() => return CloseReason::Client,
+        Ok(Err(_)) => {
+            refuse(core, listener, &peer, &ProxyError::BadRequest(NOT_HTTP2));
+            return CloseReason::Malformed;
+        }
         Err(_) => {
-            note_failure(core, &ProxyError::ClientHeadTimeout);
+            refuse(core, listener, &peer, &ProxyError::ClientHeadTimeout);
             return CloseReason::Timeout;
         }
     };
@@ -141,6 +156,7 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
         listener,
         active: Cell::new(0),
         busy_at: Cell::new(clock::recent()),
+        cut: Cell::new(false),
         waker: RefCell::default(),
         authority: RefCell::default(),
     });
@@ -160,6 +176,7 @@ pub async fn run(handover: Handover<'_>) -> CloseReason {
         ping: PingState::Quiet,
         pings: None,
         coming: HeadShare::default(),
+        ended: false,
     };
     driver.run(&slot).await
 }
@@ -202,12 +219,22 @@ struct Driver<'a> {
     pings: Option<h2::PingPong>,
     /// What fields that have not all come take of the core's memory for heads.
     coming: HeadShare,
+    /// It has come to its end by itself.
+    ended: bool,
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        // Before the codec goes and its streams learn that.
+        self.shared.cut.set(!self.ended);
+    }
 }
 
 impl Driver<'_> {
     async fn run(mut self, slot: &Slot) -> CloseReason {
         self.pings = self.connection.ping_pong();
         let reason = poll_fn(|cx| self.poll(slot, cx)).await;
+        self.ended = true;
         slot.clear();
         self.count_resets();
         reason
@@ -237,7 +264,7 @@ impl Driver<'_> {
                         Reason::ENHANCE_YOUR_CALM
                     }
                     None => {
-                        note_failure(&self.shared.core, &ProxyError::BadRequest("no SETTINGS first"));
+                        self.refuse(&ProxyError::BadRequest("no SETTINGS first"));
                         Reason::PROTOCOL_ERROR
                     }
                 };
@@ -248,7 +275,7 @@ impl Driver<'_> {
             break;
         }
         if !self.coming.grow(self.watch.block_bytes()) && self.leaving != Some(CloseReason::Malformed) {
-            note_failure(&self.shared.core, &ProxyError::Overloaded(TOO_MANY_HEADS));
+            self.refuse(&ProxyError::Overloaded(TOO_MANY_HEADS));
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             self.leave(CloseReason::Malformed);
             cx.waker().wake_by_ref();
@@ -327,9 +354,19 @@ impl Driver<'_> {
                     self.go_away(due);
                     return self.again(cx);
                 }
+                CloseReason::Timeout if self.stopped_in_a_head() => {
+                    self.refuse(&ProxyError::ClientHeadTimeout);
+                    return Poll::Ready(due);
+                }
                 _ => return Poll::Ready(due),
             }
         }
+    }
+
+    /// Whether the client takes longer for the fields of a request than it may.
+    fn stopped_in_a_head(&self) -> bool {
+        let late = |since| clock::now() >= since + self.times.head;
+        self.times.head > 0 && self.leaving.is_none() && self.watch.block_since().is_some_and(late)
     }
 
     /// The codec has been told something: it has to be asked again before the task sleeps.
@@ -364,8 +401,8 @@ impl Driver<'_> {
     }
 
     fn failed(&mut self, error: &h2::Error) -> CloseReason {
-        if let Some(reason) = self.leaving {
-            return reason;
+        if self.leaving == Some(CloseReason::Malformed) {
+            return CloseReason::Malformed;
         }
         if error.is_library() {
             tracing::debug!(%error, peer = %self.shared.peer.addr, "connection of HTTP/2 ended");
@@ -378,15 +415,16 @@ impl Driver<'_> {
                     Overrun::Continuations => Http2Flood::Continuations,
                 });
             } else {
-                note_failure(&self.shared.core, &ProxyError::BadRequest("breaks RFC 9113"));
+                self.refuse(&ProxyError::BadRequest(NOT_HTTP2));
             }
             return CloseReason::Malformed;
         }
-        CloseReason::Client
+        self.leaving.unwrap_or(CloseReason::Client)
     }
 
     fn flooded(&self, flood: Http2Flood) {
         self.shared.core.metrics.http2_flood(self.label, flood);
+        self.refuse(&ProxyError::Http2Flood(flood.as_str()));
         tracing::debug!(peer = %self.shared.peer.addr, flood = flood.as_str(), "flood of HTTP/2 frames");
     }
 
@@ -398,25 +436,33 @@ impl Driver<'_> {
 
     /// The codec has refused a stream that nobody here has seen.
     fn refused(&self, refused: Refused) {
-        let core = &self.shared.core;
         let error = match refused {
             Refused::TooLarge => ProxyError::HeadTooLarge { limit: self.header_list, unit: "bytes" },
             Refused::Reset(code) if Reason::from(code) == Reason::REFUSED_STREAM => {
                 ProxyError::Overloaded("more streams than a connection may have")
             }
-            Refused::Reset(_) => ProxyError::BadRequest("breaks RFC 9113"),
+            Refused::Reset(_) => ProxyError::BadRequest(NOT_HTTP2),
         };
-        note_failure(core, &error);
-        if let Some(entry) = core.snapshot().entry_point(self.shared.listener) {
-            // What its fields were nobody knows.
-            let method = Method::from_bytes(b"-").expect("a token");
-            Ending::of_refusal(core, entry, &self.shared.peer, clock::instant(), method, &error).finish(
-                core,
-                error.status(),
-                0,
-                0,
-            );
-        }
+        self.refuse(&error);
+    }
+
+    fn refuse(&self, error: &ProxyError) {
+        refuse(&self.shared.core, self.shared.listener, &self.shared.peer, error);
+    }
+}
+
+/// Counts and logs what is refused before anybody knows what was asked for: a stream by the codec, or the whole
+/// connection, which happens once to each.
+pub(super) fn refuse(core: &Core, listener: ListenerId, peer: &Peer, error: &ProxyError) {
+    note_failure(core, error);
+    if let Some(entry) = core.snapshot().entry_point(listener) {
+        let method = Method::from_bytes(b"-").expect("a token");
+        Ending::of_refusal(core, entry, peer, clock::instant(), method, error).finish(
+            core,
+            error.status(),
+            0,
+            0,
+        );
     }
 }
 
@@ -508,13 +554,13 @@ impl Stream {
         let ParsedRequest { mut head, authority, length, expects_continue, websocket } = parsed;
         let now = clock::recent();
         let method = head.method.clone();
-        let logged = Logged::of(core, entry, &head);
         // What the client has taken back, or broken, by now is not begun.
         if poll_fn(|cx| Poll::Ready(stream.poll_gone(cx).is_ready())).await {
             note_failure(core, &ProxyError::ClientGone);
             return Ending::of_refusal(core, entry, &shared.peer, started, method, &ProxyError::ClientGone)
                 .finish(core, ProxyError::ClientGone.status(), 0, 0);
         }
+        let logged = Logged::of(core, entry, &shared.peer, &head);
         let is_grpc = grpc::is_call(&head);
         let whole = if is_grpc { Millis::MAX } else { deadline(now, limit(settings.read_timeout)) };
         let mut tunnel_in = None;
@@ -540,6 +586,7 @@ impl Stream {
             named: smallvec::SmallVec::new(),
             upgrade: websocket.then(|| HeaderValue::from_static("websocket")),
             expects_continue,
+            logged,
         });
         if is_grpc {
             exchange.grpc = Some(grpc::Call::of(&head, now));
@@ -547,9 +594,10 @@ impl Stream {
         let served = unless_gone(&stream, pin!(serve::serve(&mut exchange, head, body))).await;
         *shared.authority.borrow_mut() = Some(Rc::clone(&authority));
         let Some(mut response) = served else {
-            exchange.note(&ProxyError::ClientGone);
-            let response = respond::refusal(&ProxyError::ClientGone);
-            let ending = Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+            let error = shared.gone();
+            exchange.note(&error);
+            let response = respond::refusal(&error);
+            let ending = Ending::new(exchange, started, &method, &response.head, snapshot.generation);
             ending.finish(core, response.head.status, stream.counts().0, 0);
             stream.reset(Reason::CANCEL);
             return;
@@ -565,7 +613,7 @@ impl Stream {
             exchange.upgrade = None;
         }
         let endpoint = exchange.tried.last().map(|endpoint| endpoint.text());
-        let mut ending = Ending::new(exchange, started, &method, logged, &response.head, snapshot.generation);
+        let mut ending = Ending::new(exchange, started, &method, &response.head, snapshot.generation);
         // The configuration is let go of before what may be a long stream.
         drop(snapshot);
         let Response { head, mut body } = response;
@@ -593,6 +641,7 @@ impl Stream {
             }
             let error = match error {
                 SendError::Deadline => ending.overdue(),
+                SendError::Client(_) => shared.gone(),
                 error => send_failure(error, endpoint).0,
             };
             note_failure(core, &error);

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +15,11 @@ use rustls::{Error, ServerConnection};
 use tokio::net::TcpStream;
 
 use super::connection::{Control, Drain, FIRST_REQUEST};
+use super::h2::refuse;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, deadline};
+use crate::http::error::ProxyError;
+use crate::http::forwarded::Peer;
 use crate::http::h1::io::Io;
 use crate::proxy::core::Core;
 use crate::snapshot::ListenerId;
@@ -33,7 +37,7 @@ pub(super) async fn meet(
     core: &Core,
     label: EntryPointLabel,
     listener: ListenerId,
-    tcp: TcpStream,
+    (tcp, peer): (TcpStream, SocketAddr),
     slot: &Slot,
     control: &Control,
 ) -> Result<Met, CloseReason> {
@@ -69,11 +73,17 @@ pub(super) async fn meet(
         Ok(Err(error)) => {
             place.outcome = outcome(&error);
             tracing::debug!(%error, outcome = place.outcome.as_str(), "TLS handshake failed");
+            if is_clients_fault(place.outcome) {
+                let error = ProxyError::Handshake(place.outcome.as_str());
+                refuse(core, listener, &Peer::new(peer, true), &error);
+            }
             Err(CloseReason::Handshake)
         }
         Err(CloseReason::Timeout) => {
             place.outcome = Handshake::Timeout;
             core.metrics.timed_out(TimeoutKind::Handshake);
+            let error = ProxyError::Handshake(place.outcome.as_str());
+            refuse(core, listener, &Peer::new(peer, true), &error);
             Err(CloseReason::Timeout)
         }
         Err(reason) => Err(reason),
@@ -225,5 +235,25 @@ fn outcome(error: &io::Error) -> Handshake {
         // The only general error of a server: its resolver has found no certificate.
         Error::General(_) => Handshake::UnknownName,
         _ => Handshake::Failed,
+    }
+}
+
+/// Whether a handshake failed by what the client sent, or did not send. One who leaves, or does not trust us, is
+/// not refused.
+fn is_clients_fault(outcome: Handshake) -> bool {
+    match outcome {
+        Handshake::NothingInCommon
+        | Handshake::NoProtocol
+        | Handshake::NoClientCertificate
+        | Handshake::BadClientCertificate
+        | Handshake::Malformed
+        | Handshake::UnknownName
+        | Handshake::Timeout => true,
+        Handshake::Full
+        | Handshake::Resumed
+        | Handshake::RefusedByClient
+        | Handshake::Closed
+        | Handshake::Busy
+        | Handshake::Failed => false,
     }
 }

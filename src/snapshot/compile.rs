@@ -1372,6 +1372,7 @@ fn watch_settings(config: &LoadBalancerConfig) -> WatchSettings {
             latency_floor: millis(outliers.latency_floor),
             stall_timeout: millis(outliers.stall_timeout),
             minimum_requests: outliers.minimum_requests,
+            rehearsal_interval: millis(outliers.rehearsal_interval),
             base_ejection_time: millis(outliers.base_ejection_time.unwrap_or(window)),
             max_ejection_time: millis(outliers.max_ejection_time),
             max_ejection_percent: outliers.max_ejection_percent,

@@ -142,18 +142,18 @@ impl ClientTls {
         ClientConnection::new(Arc::clone(config), self.name(host)?)
     }
 
-    /// For streams of tokio's own, which speak `protocol` and nothing else: how to connect, and as whom `host` has
-    /// to show itself.
+    /// For streams of tokio's own, which speak one of `protocols`: how to connect, and as whom `host` has to show
+    /// itself.
     ///
     /// # Errors
     /// The host is neither a name nor an address.
     pub fn connector(
         &self,
         host: &str,
-        protocol: &[u8],
+        protocols: &[&[u8]],
     ) -> Result<(tokio_rustls::TlsConnector, ServerName<'static>), Error> {
         let mut config = ClientConfig::clone(&self.config);
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok((tokio_rustls::TlsConnector::from(Arc::new(config)), self.name(host)?))
     }
 

@@ -37,6 +37,9 @@ use crate::tls::client::{ClientTls, Offer, chose_http2};
 
 use super::{Complaints, Dial};
 
+/// Largest head of an answer, in bytes, as with HTTP/1.
+const MAX_HEAD: u32 = 256 * 1024;
+
 /// Connections of one core to one endpoint.
 #[derive(Debug)]
 pub struct Pool {
@@ -205,6 +208,11 @@ impl Conn {
         dead
     }
 
+    /// Whether nothing is under way on it and the pod takes nothing: kept, there would be one more with each request.
+    fn is_of_no_use(&self) -> bool {
+        self.active.get() == 0 && self.send.borrow().current_max_send_streams() == 0
+    }
+
     fn has_room(&self, limits: &ClientLimits) -> bool {
         let theirs = u32::try_from(self.send.borrow().current_max_send_streams()).unwrap_or(u32::MAX);
         self.active.get() < theirs.min(limits.max_concurrent_streams)
@@ -319,7 +327,7 @@ impl Pool {
 
     fn drop_dead(&self) {
         self.conns.borrow_mut().retain(|conn| {
-            let dead = conn.is_dead();
+            let dead = conn.is_dead() || conn.is_of_no_use();
             if dead {
                 self.forget(conn);
             }
@@ -382,6 +390,7 @@ impl Pool {
             .initial_connection_window_size(limits.connection_window)
             .max_concurrent_streams(0)
             .enable_push(false)
+            .max_header_list_size(MAX_HEAD)
             .max_send_buffer_size(256 * 1024);
         let (send, connection) = match slot.within(until, builder.handshake::<_, Bytes>(io)).await {
             Ok(Ok(made)) => made,

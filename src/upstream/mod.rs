@@ -354,6 +354,11 @@ pub async fn is_gone(endpoint: &Endpoint, slot: &Slot, deadline: Millis) -> bool
     false
 }
 
+/// Whether an endpoint takes a connection until then.
+pub async fn takes_connections(endpoint: &Endpoint, slot: &Slot, until: Millis) -> bool {
+    connect(endpoint, slot, until).await.is_ok()
+}
+
 /// Connects to an endpoint. A name is resolved anew each time and each of its addresses is tried.
 ///
 /// # Errors

@@ -1,8 +1,10 @@
 //! The admin listener: probes, metrics, and the API in Traefik's shape.
 
+use std::fs;
+
 use serde_json::Value;
 
-use crate::harness::{Client, Gate, Origin, Proxy, eventually, origin, proxy};
+use crate::harness::{Client, Gate, Origin, Proxy, eventually, origin, proxy, scratch};
 
 const DOCUMENT: &str = r#"
 http:
@@ -353,4 +355,47 @@ http:
 
     assert_eq!(proxy.get("ops.test", "/ping").expect(200).text(), "OK");
     assert!(proxy.get("ops.test", "/api/overview").expect(200).json()["http"].is_object());
+}
+
+#[test]
+fn what_was_put_in_from_a_file_is_shown_nowhere() {
+    const SECRET: &str = "s3cr3t-of-a-partner";
+    let directory = scratch();
+    let file = directory.path().join("tag");
+    fs::write(&file, format!("{SECRET}\n")).expect("a writable directory");
+    let origin = origin().start();
+    let document = r#"
+http:
+  routers:
+    api: { rule: "Header(`X-Tag`, `{tag}`)", service: pods, middlewares: [tag] }
+  middlewares:
+    tag: { headers: { customRequestHeaders: { X-Note: "id={tag}" } } }
+    path: { addPrefix: { prefix: "/{tag}" } }
+  services:
+    pods: { loadBalancer: { servers: [{ url: "{origin}" }], healthCheck: { path: "/?k={tag}", interval: 1h } } }
+"#;
+    let tag = format!("${{file:{}}}", file.display());
+    let proxy = proxy().origin("origin", &origin).config(&document.replace("{tag}", &tag)).start();
+    let answer = proxy.client("a.test").request("GET", "/", &[("X-Tag", SECRET)], b"");
+    answer.expect(200);
+    let seen = origin.last().head;
+    assert_eq!(seen.get("X-Note"), Some(&*format!("id={SECRET}")));
+
+    proxy.reload_refused(&document.replace("{tag}", &tag).replace("Header(`X-Tag`, ", "Header(`X-Tag`, !"));
+    for page in [
+        "/api/rawdata",
+        "/api/overview",
+        "/api/entrypoints",
+        "/api/http/routers",
+        "/api/http/services",
+        "/api/http/middlewares",
+        "/metrics",
+    ] {
+        let text = proxy.admin_get(page).expect(200).text();
+        assert!(!text.contains(SECRET), "{page}: {text}");
+    }
+    let middleware = &json(&proxy, "/api/http/middlewares/tag@file")["headers"];
+    assert_eq!(middleware["customRequestHeaders"]["X-Note"], "id=REDACTED");
+    let logged = format!("{:?} {:?}", proxy.log_lines(), proxy.stdout());
+    assert!(!logged.contains(SECRET), "{logged}");
 }

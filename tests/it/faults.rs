@@ -152,6 +152,155 @@ fn a_pod_that_answers_500_is_taken_out_and_comes_back_when_it_is_well() {
     proxy.await_log("endpoint is back after its ejection");
 }
 
+const REHEARSALS: &str = "sluicegate_service_rehearsals_total{service=\"pods\",outcome=";
+
+/// A pod that was taken out while it did `fault` hurts nobody afterwards, and is back without its time being over.
+fn comes_back_by_rehearsing(fault: u8) {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy =
+        serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 100ms }");
+    let mut client = proxy.client("x");
+    for _ in 0..60 {
+        client.get("/").expect(200);
+    }
+    b_state.store(fault, Ordering::Release);
+    let mut waiting: Vec<Client> = Vec::new();
+    eventually("it is ejected", || {
+        for _ in 0..9 {
+            let mut client = proxy.client("x");
+            client.send_request("GET", "/", &[], b"");
+            waiting.push(client);
+        }
+        proxy.metric(EJECTED) == 1.0
+    });
+    drop(waiting);
+
+    // Its rehearsals fail, and clients get nothing of it.
+    eventually("it rehearses badly", || {
+        for _ in 0..9 {
+            let answer = client.get("/").expect(200).text();
+            assert!(answer == "a" || answer == "c", "{answer}");
+        }
+        proxy.metric(&format!("{REHEARSALS}\"failed\"}}")) >= 2.0
+    });
+    // What is not safe is never copied.
+    let before = b.hits();
+    for _ in 0..30 {
+        client.post("/", "once").expect(200);
+    }
+    assert!(b.hits() <= before + 1, "at most the copy of a GET from before");
+
+    b_state.store(WELL, Ordering::Release);
+    eventually("it has its share again", || {
+        let answers: Vec<String> = (0..12).map(|_| client.get("/").expect(200).text()).collect();
+        answers.iter().filter(|answer| *answer == "b").count() == 4
+    });
+    assert!(proxy.metric(&format!("{REHEARSALS}\"passed\"}}")) >= 3.0);
+    assert_eq!(proxy.metric(EJECTIONS), 1.0, "no request was its trial while it was broken");
+}
+
+#[test]
+fn a_pod_that_answered_500_comes_back_by_rehearsing() {
+    comes_back_by_rehearsing(FAILS);
+}
+
+#[test]
+fn a_pod_that_hung_comes_back_by_rehearsing() {
+    comes_back_by_rehearsing(HANGS);
+}
+
+#[test]
+fn a_pod_that_hung_in_its_answers_comes_back_by_rehearsing() {
+    comes_back_by_rehearsing(HANGS_LATE);
+}
+
+#[test]
+fn a_pod_that_refused_comes_back_where_only_posts_come_in_and_a_broken_one_gets_no_copies() {
+    let ((a, _), (mut b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy =
+        serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 100ms }");
+    let mut client = proxy.client("x");
+    b.kill();
+    eventually("it is ejected", || {
+        client.post("/", "x").expect(200);
+        proxy.metric(EJECTED) == 1.0
+    });
+    b.revive();
+    eventually("it has its share again", || {
+        let answers: Vec<String> = (0..12).map(|_| client.post("/", "x").expect(200).text()).collect();
+        answers.iter().filter(|answer| *answer == "b").count() == 4
+    });
+
+    b_state.store(FAILS, Ordering::Release);
+    eventually("it is ejected", || {
+        client.post("/", "x");
+        proxy.metric(EJECTED) == 1.0
+    });
+    b.forget();
+    throughout("it stays out", Duration::from_millis(700), || client.post("/", "x").status == 200);
+    assert_eq!(b.hits(), 0);
+}
+
+#[test]
+fn where_nothing_is_tried_twice_nothing_is_copied() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let keys = "retry: { attempts: 1 }\n        outlierDetection: { rehearsalInterval: 100ms }";
+    let proxy = serving([&a, &b, &c], keys);
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+    b.forget();
+
+    let mut client = proxy.client("x");
+    throughout("it stays out", Duration::from_millis(700), || client.get("/").status == 200);
+    assert_eq!(b.hits(), 0);
+}
+
+#[test]
+fn without_rehearsals_an_ejected_pod_gets_nothing_until_its_time_is_over() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving([&a, &b, &c], "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 0s }");
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+    b.forget();
+
+    let mut client = proxy.client("x");
+    throughout("it stays out", Duration::from_millis(1_300), || {
+        client.get("/").expect(200);
+        proxy.metric(EJECTED) == 1.0
+    });
+    assert_eq!(b.hits(), 0);
+}
+
+#[test]
+fn when_all_pods_hang_at_once_none_is_taken_out_and_all_serve_as_soon_as_they_answer() {
+    let pods = [switched("a"), switched("b"), switched("c")];
+    let proxy = serving([&pods[0].0, &pods[1].0, &pods[2].0], "");
+    let mut client = proxy.client("x");
+    for _ in 0..60 {
+        client.get("/").expect(200);
+    }
+    for (_, state) in &pods {
+        state.store(HANGS, Ordering::Release);
+    }
+    let mut waiting: Vec<Client> = Vec::new();
+    throughout("all stay", Duration::from_millis(2_500), || {
+        let mut client = proxy.client("x");
+        client.send_request("GET", "/", &[], b"");
+        waiting.push(client);
+        std::thread::sleep(Duration::from_millis(20));
+        proxy.metric(EJECTIONS) == 0.0
+    });
+    for (_, state) in &pods {
+        state.store(WELL, Ordering::Release);
+    }
+    drop(waiting);
+
+    throughout("each has its share", Duration::from_millis(1_500), || {
+        let answers: Vec<String> = (0..12).map(|_| client.get("/").expect(200).text()).collect();
+        ["a", "b", "c"].iter().all(|name| answers.iter().filter(|answer| answer == name).count() == 4)
+    });
+}
+
 #[test]
 fn pods_that_all_fail_alike_all_stay() {
     let pods = [switched("a"), switched("b"), switched("c")];
@@ -204,7 +353,7 @@ fn one_failure_is_enough_for_traefiks_passive_check() {
 #[test]
 fn what_was_taken_out_stays_out_over_reloads() {
     let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
-    let keys = "outlierDetection: { baseEjectionTime: 60s }";
+    let keys = "outlierDetection: { baseEjectionTime: 60s, rehearsalInterval: 0s }";
     let proxy = serving([&a, &b, &c], keys);
     b_state.store(FAILS, Ordering::Release);
     until_ejected(&proxy);

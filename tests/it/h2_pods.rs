@@ -1,10 +1,15 @@
 //! Pods with TLS that choose between HTTP/2 and HTTP/1.1 by ALPN.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio_tungstenite::tungstenite;
 
-use crate::harness::h2::{H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin_tls, request, run};
+use crate::harness::h2::{
+    H2Origin, Speaks, ask, connect, echo, echo_call, h2_origin, h2_origin_tls, h2_origin_with, request, run,
+};
 use crate::harness::tls::{Authority, Pair};
 use crate::harness::{Load, Proxy, eventually, eventually_equal, proxy, scratch};
 
@@ -197,18 +202,120 @@ fn a_call_of_grpc_reaches_a_pod_with_tls() {
     assert_eq!(pod.requests()[0].headers()["te"], "trailers");
 }
 
+const CHECK: &str = ", healthCheck: { path: /health, interval: 100ms, unhealthyInterval: 100ms }";
+const UP: &str = "sluicegate_service_endpoint_up";
+
 #[test]
-fn pods_with_tls_are_checked_over_tls() {
+fn pods_with_tls_are_checked_by_what_they_choose() {
     let trust = Trust::new();
-    let pod = h2_origin_tls(&trust.pair, Speaks::Both, echo);
-    let check = ", healthCheck: { path: /health, interval: 100ms, unhealthyInterval: 100ms }";
-    let proxy = trust.before(&pod, "", check);
-    eventually("it is asked", || pod.http1_hits() > 2);
-    let up = "sluicegate_service_endpoint_up";
-    eventually_equal("and well", 1.0, || proxy.metric(up));
+    let pod = h2_origin_tls(&trust.pair, Speaks::Http1, echo);
+    let proxy = trust.before(&pod, "", CHECK);
+    eventually("it is asked over HTTP/1.1", || pod.http1_hits() > 2);
+    eventually_equal("and well", 1.0, || proxy.metric(UP));
+    for (what, name) in [(Speaks::Http2, "HTTP/2 alone"), (Speaks::Both, "both")] {
+        pod.speak(what);
+        let before = pod.hits();
+        eventually(&format!("it is asked over HTTP/2 when it speaks {name}"), || pod.hits() > before + 2);
+        assert_eq!(proxy.metric(UP), 1.0, "{name}");
+    }
+    let asked = pod.requests().pop().expect("a check");
+    assert_eq!((asked.method().as_str(), asked.uri().path()), ("GET", "/health"));
+    assert_eq!(asked.uri().scheme_str(), Some("https"));
+    assert_eq!(asked.headers()["user-agent"], "sluicegate-health-check");
     assert_eq!(proxy.get("a.test", "/x").status, 200);
-    pod.speak(Speaks::Http2);
-    eventually_equal("a pod that does not speak what it is checked by", 0.0, || proxy.metric(up));
+}
+
+#[test]
+fn pods_are_not_checked_by_what_their_transport_does_not_speak() {
+    let trust = Trust::new();
+    let pod = h2_origin_tls(&trust.pair, Speaks::Http2, echo);
+    let proxy = trust.before(&pod, ", disableHTTP2: true", CHECK);
+    eventually_equal("no protocol in common", 0.0, || proxy.metric(UP));
+    assert_eq!(pod.hits(), 0);
+}
+
+fn checked(pod: &H2Origin, check: &str) -> Proxy {
+    proxy()
+        .name("pod", pod.url())
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+             loadBalancer: {{ servers: [{{ url: '{{pod}}' }}], healthCheck: {{ interval: 50ms, \
+             unhealthyInterval: 50ms, {check} }} }} }} }}\n"
+        ))
+        .start()
+}
+
+#[test]
+fn pods_of_h2c_are_checked_over_http2() {
+    let well = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&well);
+    let pod = h2_origin(move |request, mut respond| {
+        let healthy = says.load(Ordering::SeqCst);
+        async move {
+            let head = |status| http::Response::builder().status(status).body(()).expect("an answer");
+            if request.uri().path() != "/health" {
+                return respond.send_response(head(404), true).map(drop);
+            }
+            let status = if healthy { 200 } else { 503 };
+            let mut body = respond.send_response(head(status), false)?;
+            body.send_data(Bytes::from_static(b"all is well"), true)
+        }
+    });
+    let keys = "path: '/health?deep=1', method: POST, hostname: pod.internal, expectedBody: well, \
+                headers: { x-check: '1', connection: close, te: gzip, user-agent: mine }";
+    let proxy = checked(&pod, keys);
+    eventually_equal("it says that it is ill", 0.0, || proxy.metric(UP));
+    well.store(true, Ordering::SeqCst);
+    eventually_equal("it says that it is well", 1.0, || proxy.metric(UP));
+    let asked = pod.requests().pop().expect("a check");
+    assert_eq!(asked.uri().to_string(), "http://pod.internal/health?deep=1");
+    assert_eq!(asked.method(), "POST");
+    assert_eq!(
+        (&asked.headers()["x-check"], &asked.headers()["user-agent"]),
+        (&"1".parse().unwrap(), &"mine".parse().unwrap())
+    );
+    assert!(asked.headers().get("te").is_none(), "{asked:?}");
+}
+
+#[test]
+fn pods_of_h2c_are_checked_by_the_protocol_of_grpc_too() {
+    let pod = h2_origin(|request, mut respond| async move {
+        let mut content = request.into_body();
+        while let Some(data) = content.data().await {
+            data?;
+        }
+        let head = http::Response::builder().header("content-type", "application/grpc").body(());
+        let mut body = respond.send_response(head.expect("an answer"), false)?;
+        body.send_data(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]), false)?;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().expect("a value"));
+        body.send_trailers(trailers)
+    });
+    let proxy = checked(&pod, "mode: grpc");
+    eventually("it is asked", || pod.hits() > 3);
+    assert_eq!(proxy.metric(UP), 1.0);
+    assert_eq!(pod.requests()[0].uri().scheme_str(), Some("http"));
+}
+
+#[test]
+fn pods_of_h2c_that_are_broken_are_found_by_their_checks() {
+    let pod = h2_origin(|_, mut respond| async move {
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        Ok(())
+    });
+    let proxy = checked(&pod, "path: /health");
+    eventually_equal("it resets each check", 0.0, || proxy.metric(UP));
+    // A pod of HTTP/1.1 behind a url that says h2c gets no answer to its requests either.
+    let other = crate::harness::origin().start();
+    let text = format!("h2c://{}", other.address());
+    let proxy = crate::harness::proxy()
+        .name("pod", text)
+        .config(
+            "http:\n  routers: { r: { rule: 'PathPrefix(`/`)', service: s } }\n  services: { s: { loadBalancer: { \
+             servers: [{ url: '{pod}' }], healthCheck: { path: /, interval: 50ms, unhealthyInterval: 50ms } } } }\n",
+        )
+        .start();
+    eventually_equal("it speaks another protocol", 0.0, || proxy.metric(UP));
 }
 
 #[test]
@@ -224,4 +331,46 @@ fn limits_on_connections_hold_for_shared_ones() {
     });
     // A core whose request waits gets the place of another's idle connection.
     assert!(pod.connections() <= 3, "{}", pod.connections());
+}
+
+/// A proxy before an `h2c` pod with limits on connections.
+fn limited(pod: &H2Origin, transport: &str) -> Proxy {
+    proxy()
+        .name("pod", pod.url())
+        .config(&format!(
+            "http:\n  routers: {{ r: {{ rule: 'PathPrefix(`/`)', service: s }} }}\n  services: {{ s: {{ \
+             loadBalancer: {{ serversTransport: t, servers: [{{ url: '{{pod}}' }}], queue: {{ size: 200, timeout: \
+             10s }} }} }} }}\n  serversTransports: {{ t: {{ {transport} }} }}\n"
+        ))
+        .start()
+}
+
+#[test]
+fn limits_on_connections_hold_for_pods_without_tls() {
+    let pod = h2_origin(echo);
+    let proxy = limited(&pod, "maxConnsPerHost: 1");
+    run(async {
+        for _ in 0..4 {
+            let send = connect(proxy.address("web")).await;
+            assert_eq!(at_once(&send, 30).await, 30, "whichever core it is on");
+        }
+    });
+    assert_eq!(pod.hits(), 120);
+    assert_eq!(proxy.metric("sluicegate_service_queue_connections{service=\"s\"}"), 1.0);
+    // A core whose request waits gets the place of another's idle connection.
+    assert!(pod.connections() <= 4, "{}", pod.connections());
+}
+
+#[test]
+fn where_a_connection_takes_few_requests_the_rest_waits_for_it_within_the_limit() {
+    let mut few = h2::server::Builder::new();
+    few.max_concurrent_streams(2);
+    let pod = h2_origin_with(few, echo);
+    let proxy = limited(&pod, "maxConnsPerHost: 2");
+    run(async {
+        let send = connect(proxy.address("web")).await;
+        assert_eq!(at_once(&send, 60).await, 60);
+    });
+    assert!((1..=2).contains(&pod.connections()), "{}", pod.connections());
+    assert_eq!(pod.hits(), 60);
 }

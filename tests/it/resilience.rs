@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Failure, Origin, Proxy, eventually, origin, proxy};
+use crate::harness::{Client, Failure, Origin, Proxy, eventually, origin, proxy, run, scratch};
 
 /// `a` and `b` behind one service, with these keys of its router and its balancer, and these middlewares.
 fn pair(a: &Origin, b: &Origin, router: &str, balancer: &str, middlewares: &str) -> Proxy {
@@ -362,6 +362,18 @@ fn a_circuit_opens_recovers_and_shows_its_state() {
     assert_eq!(shown["circuits"][0]["state"], "open", "{shown}");
     assert_eq!(shown["circuits"][0]["router"], "all@file", "{shown}");
     proxy.await_log("circuit opened");
+    let (config, admin) = (proxy.path().display().to_string(), proxy.admin().to_string());
+    let dir = scratch();
+    let explained = run(dir.path(), ["explain", "--config", &config, "--admin", &admin, "http://a.test/"])
+        .expect(0)
+        .stdout;
+    for said in [
+        "when ResponseCodeRatio(500, 600, 0, 600) > 0.5 over the last 10 s",
+        "now open for ",
+        "opened 1 times",
+    ] {
+        assert!(explained.contains(said), "no {said} in\n{explained}");
+    }
     let hits = pod.hits();
     proxy.get("a.test", "/").expect(529);
     assert_eq!(pod.hits(), hits, "nothing reaches the pod");

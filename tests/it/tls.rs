@@ -3,7 +3,9 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use crate::harness::tls::{Authority, TlsClient, TlsOrigin, Valid, configured, field, trusting, uri};
+use crate::harness::tls::{
+    Authority, HalfOpen, TlsClient, TlsOrigin, Valid, configured, field, trusting, uri,
+};
 use crate::harness::{Client, eventually, eventually_equal, origin, proxy, run, scratch};
 
 /// A proxy with one TLS router for everything, and certificates in a directory of the test's.
@@ -583,4 +585,55 @@ fn connections_that_have_not_begun_do_not_hold_up_a_shutdown() {
 
     assert!(proxy.wait_exit().success());
     drop((silent, halfway));
+}
+
+#[test]
+fn handshakes_under_way_end_when_their_entry_point_goes() {
+    let (dir, authority, pod) = (scratch(), Authority::new(), origin().start());
+    authority.issue(&["a.test"]).write(dir.path(), "a");
+    let config = |more: &str| {
+        format!(
+            "entryPoints:
+  web: {{ address: '127.0.0.1:0' }}{more}
+http:
+  routers:
+    r: {{ rule: 'PathPrefix(`/`)', service: s, tls: {{}} }}
+  services: {{ s: {{ loadBalancer: {{ servers: [{{ url: '{{pod}}' }}] }} }} }}
+{ONE}"
+        )
+    };
+    let times =
+        "respondingTimeouts: { headTimeout: 60s, handshakeTimeout: 60s }, lifeCycle: { graceTimeOut: 60s }";
+    let old = format!("\n  old: {{ address: '127.0.0.2:0', transport: {{ {times} }} }}");
+    let proxy = proxy()
+        .origin("pod", &pod)
+        .name("dir", dir.path().display().to_string())
+        .config(&config(&old))
+        .start();
+    let (web, gone) = (proxy.address("web"), proxy.address("old"));
+    let trusts = trusting(&authority, None);
+    let mut kept = TlsClient::open(web, "a.test", &trusts);
+    assert_eq!(kept.get("a.test", "/").status, 200);
+    let mut idle = TlsClient::open(gone, "a.test", &trusts);
+    assert_eq!(idle.get("a.test", "/").status, 200);
+    // One in the middle of its first message, one that has sent nothing but a beginning and goes on never, and
+    // one whose handshake is done but whose request is still to come.
+    let halfway = HalfOpen::begin(gone, "a.test", &trusts, 40);
+    let mut stuck = Client::connect(gone, "a.test");
+    stuck.send([22, 3, 1]);
+    let mut done = TlsClient::open(gone, "a.test", &trusts);
+    let under_way = "sluicegate_tls_handshakes_in_progress";
+    eventually_equal("handshakes under way", 2.0, || proxy.metric(under_way));
+
+    proxy.reload(&config(""));
+
+    assert_eq!(done.get("a.test", "/done").status, 200);
+    let mut halfway = halfway.go_on();
+    assert_eq!(halfway.get("a.test", "/halfway").status, 200);
+    assert!(halfway.rest().expect("a clean end").is_empty());
+    assert!(idle.rest().expect("a clean end").is_empty());
+    stuck.assert_closed();
+    eventually_equal("handshakes under way", 0.0, || proxy.metric(under_way));
+    crate::harness::client::await_refusal(gone);
+    assert_eq!(kept.get("a.test", "/").status, 200, "on the connection that was there");
 }

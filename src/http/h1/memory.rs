@@ -50,7 +50,7 @@ const FIELDS: usize = 24;
 /// A map with more room than that is not kept.
 const MANY_FIELDS: usize = 128;
 
-/// Where a head was, and another may be.
+/// Where a request's head stays, and what its parts held is let go of.
 struct Room(Box<RequestHead>);
 
 thread_local! {

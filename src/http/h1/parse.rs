@@ -16,6 +16,7 @@ use super::memory;
 use crate::http::authority::Checked;
 use crate::http::error::ProxyError;
 use crate::http::fields::{self, Fields};
+use crate::http::forwarded::is_claim;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::text::Text;
 
@@ -348,10 +349,9 @@ pub fn is_allowed_trailer(name: &HeaderName) -> bool {
             | header::LOCATION
             | header::VARY
             | header::FORWARDED
-    ) && !name.as_str().starts_with("x-forwarded-")
+    ) && !is_claim(name.as_str())
         && name != "keep-alive"
         && name != "proxy-connection"
-        && name != "x-real-ip"
 }
 
 struct StartLine {

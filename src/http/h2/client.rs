@@ -17,7 +17,7 @@ use http::{Method, StatusCode, Uri};
 
 use super::outflow::{Keep, OutError, Outflow};
 use super::server::{Part, poll_receive};
-use super::strip_connection_fields;
+use super::{has_space_around, strip_connection_fields};
 use crate::common::clock::{self, Millis};
 use crate::http::body::{Body, BodyError};
 use crate::http::fields::Fields;
@@ -196,6 +196,9 @@ pub async fn exchange(
     let mut headers = Fields::from(parts.headers);
     if headers.len() > MAX_FIELDS {
         return Err(malformed("too many fields"));
+    }
+    if headers.iter().any(|(_, value)| has_space_around(value)) {
+        return Err(malformed("whitespace around a field value"));
     }
     let announced = match headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) {
         Some(text) => Some(content_length(text).ok_or_else(|| malformed("malformed Content-Length"))?),

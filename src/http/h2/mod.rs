@@ -12,7 +12,7 @@ pub mod server;
 pub mod watch;
 pub mod wire;
 
-use http::header;
+use http::header::{self, HeaderValue};
 
 use crate::http::fields::Fields;
 use crate::http::h1::parse::is_allowed_trailer;
@@ -20,10 +20,16 @@ use crate::http::h1::parse::is_allowed_trailer;
 /// What a client that knows it speaks HTTP/2 begins with (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Whether a value begins or ends with whitespace, which makes a message malformed (RFC 9113 §8.2.1).
+fn has_space_around(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
+}
+
 /// Whether a trailer section has nothing that this hop keeps; see [`crate::http::h1::parse::is_allowed_trailer`].
 fn allowed_trailers(trailers: http::HeaderMap) -> Fields {
     let mut trailers = Fields::from(trailers);
-    trailers.retain(|name, _| is_allowed_trailer(name));
+    trailers.retain(|name, value| is_allowed_trailer(name) && !has_space_around(value));
     trailers
 }
 

@@ -165,8 +165,7 @@ impl Reading {
         let (mut expects, mut ends_here) = (false, false);
         for (name, value) in &*headers {
             let bytes = value.as_bytes();
-            // RFC 9113 §8.2.1.
-            if matches!(bytes.first(), Some(b' ' | b'\t')) || matches!(bytes.last(), Some(b' ' | b'\t')) {
+            if super::has_space_around(value) {
                 return Err(BAD("whitespace around a field value"));
             }
             match *name {

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::cell::{Bounds, Cell, ExchangeCell, Totals};
 use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
     HedgeWinner, Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome,
-    Protocol, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
+    Protocol, RehearsalOutcome, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 
 /// Label sets of exchanges a core keeps apart; one takes about 200 bytes, so 26 MB in all. Series,
@@ -53,6 +53,7 @@ pub(super) enum Figure {
     Spill,
     Failover,
     Mirror,
+    Rehearsal,
     Http2Flood,
     Http2Reset,
 }
@@ -239,6 +240,11 @@ impl CoreMetrics {
     /// Counts what became of a copy for a mirror.
     pub fn mirrored(&self, service: ServiceLabel, outcome: MirrorOutcome) {
         self.small((Figure::Mirror, service.0, outcome as u8), |cell| cell.add(1));
+    }
+
+    /// Counts what became of a copy for an endpoint that is ejected.
+    pub fn rehearsed(&self, service: ServiceLabel, outcome: RehearsalOutcome) {
+        self.small((Figure::Rehearsal, service.0, outcome as u8), |cell| cell.add(1));
     }
 
     /// Counts a connection of HTTP/2 that went over a bound and was ended.

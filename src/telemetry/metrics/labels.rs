@@ -266,6 +266,18 @@ labels! {
 }
 
 labels! {
+    /// What became of a copy of a request for an endpoint that is ejected.
+    RehearsalOutcome {
+        /// It answered, in time and with no 5xx.
+        Passed => "passed",
+        /// It did not.
+        Failed => "failed",
+        /// Dropped: it has as many requests or connections as it may.
+        Full => "dropped_full",
+    }
+}
+
+labels! {
     /// What a limiter said.
     LimitDecision {
         /// Goes on at once.

@@ -29,7 +29,7 @@ pub use crate::telemetry::metrics::declared::{Kind, Metric};
 pub use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, EntryPointLabel, ExchangeKey, FailoverReason, Handshake, HashOutcome,
     HedgeWinner, Http2Flood, Http2Reset, LimitDecision, MethodLabel, MiddlewareLabel, MirrorOutcome,
-    Protocol, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
+    Protocol, RehearsalOutcome, RetryReason, Series, ServiceLabel, SpillTo, StickyOutcome, TimeoutKind,
 };
 pub use crate::telemetry::metrics::page::CONTENT_TYPE;
 pub use crate::telemetry::metrics::process::resident_bytes;

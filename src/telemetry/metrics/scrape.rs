@@ -10,7 +10,8 @@ use crate::telemetry::metrics::cell::{Bounds, Totals};
 use crate::telemetry::metrics::core::{Figure, SmallKey};
 use crate::telemetry::metrics::labels::{
     CloseReason, ConnectOutcome, ExchangeKey, FailoverReason, Handshake, HashOutcome, HedgeWinner,
-    Http2Flood, Http2Reset, LimitDecision, MirrorOutcome, RetryReason, SpillTo, StickyOutcome, TimeoutKind,
+    Http2Flood, Http2Reset, LimitDecision, MirrorOutcome, RehearsalOutcome, RetryReason, SpillTo,
+    StickyOutcome, TimeoutKind,
 };
 use crate::telemetry::metrics::page::{Labels, Page, Value};
 use crate::telemetry::metrics::{
@@ -164,6 +165,12 @@ pub(super) const SMALL: &[SmallFamily] = &[
         figure: Figure::Mirror,
         name: Some(("service", Kindred::Service)),
         word: Some(("outcome", |value| MirrorOutcome::ALL[usize::from(value)].as_str())),
+    },
+    SmallFamily {
+        metric: declared::REHEARSALS,
+        figure: Figure::Rehearsal,
+        name: Some(("service", Kindred::Service)),
+        word: Some(("outcome", |value| RehearsalOutcome::ALL[usize::from(value)].as_str())),
     },
     SmallFamily {
         metric: declared::LIMIT_DECISIONS,

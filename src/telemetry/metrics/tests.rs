@@ -426,6 +426,7 @@ fn the_documentation_has_the_labels_of_figures_and_all_their_values() {
         (declared::SPILLS, words(SpillTo::ALL, SpillTo::as_str)),
         (declared::FAILOVERS, words(FailoverReason::ALL, FailoverReason::as_str)),
         (declared::MIRRORED, words(MirrorOutcome::ALL, MirrorOutcome::as_str)),
+        (declared::REHEARSALS, words(RehearsalOutcome::ALL, RehearsalOutcome::as_str)),
         (declared::LIMIT_DECISIONS, words(LimitDecision::ALL, LimitDecision::as_str)),
         (declared::OUTBOUND_DECISIONS, words(LimitDecision::ALL, LimitDecision::as_str)),
     ];

@@ -231,6 +231,39 @@ impl TlsClient {
     }
 }
 
+/// A handshake of which the proxy has seen only the beginning.
+pub struct HalfOpen {
+    session: ClientConnection,
+    tcp: TcpStream,
+    left: Vec<u8>,
+}
+
+impl HalfOpen {
+    /// Sends the first bytes of a handshake.
+    pub fn begin(address: SocketAddr, name: &str, config: &Arc<ClientConfig>, bytes: usize) -> Self {
+        let mut tcp = TcpStream::connect_timeout(&address, DEADLINE).expect("a listener");
+        tcp.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut session = ClientConnection::new(Arc::clone(config), name).expect("a session");
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).expect("a first message");
+        let left = hello.split_off(bytes);
+        tcp.write_all(&hello).expect("taken");
+        Self { session, tcp, left }
+    }
+
+    /// Sends the rest and goes through with it.
+    #[track_caller]
+    pub fn go_on(mut self) -> TlsClient {
+        self.tcp.write_all(&self.left).expect("taken");
+        let mut stream = StreamOwned::new(self.session, self.tcp);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+        }
+        TlsClient { stream }
+    }
+}
+
 fn read_head(stream: &mut impl Read) -> std::io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
