@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 15] = [
     &["telemetry"],
     &["endpoint", "limit", "matcher", "tls"],
     &["balance", "upstream"],
-    &["health", "middleware"],
+    &["discovery", "health", "middleware"],
     &["config"],
     &["snapshot"],
     &["provider", "proxy"],

@@ -13,7 +13,7 @@
 //!
 //! [`provider`] sees that a file changed; [`reload`] has [`config`] read it, [`snapshot::compile`] make of it what
 //! requests need, opens what is new, and swaps. Names carry over what runs: buckets of limits, health, pools, turns.
-//! [`health`] checks endpoints; [`status`] and [`admin`] tell operators; [`cli`] and [`app`] wire it up; [`demo`]
+//! [`health`] checks endpoints, [`discovery`] finds them by name; [`status`] and [`admin`] tell operators; [`cli`] and [`app`] wire it up; [`demo`]
 //! is what a newcomer tries first.
 //!
 //! # What always holds
@@ -37,6 +37,7 @@ pub mod cli;
 pub mod common;
 pub mod config;
 pub mod demo;
+pub mod discovery;
 pub mod endpoint;
 pub mod health;
 pub mod http;

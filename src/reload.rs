@@ -24,6 +24,7 @@ use crate::config::document::DocumentConfig;
 use crate::config::entry_point::ListenAddress;
 use crate::config::load::{Document, Instead, Loaded, Loader, Stale, Texts};
 use crate::config::{observability, render};
+use crate::discovery::dns::{DnsDiscovery, LookUpContext, LookUps};
 use crate::endpoint::live::LiveEndpoints;
 use crate::health::checker::{Checker, CheckerHandle};
 use crate::health::outlier::OutlierWatch;
@@ -33,7 +34,7 @@ use crate::proxy::guard::{Guard, GuardLimits};
 use crate::server::connection::Drain;
 use crate::server::cores::Cores;
 use crate::server::listener::{self, Admissions, Bound, TurnedAway};
-use crate::snapshot::compile::{Draft, Remarks, compile};
+use crate::snapshot::compile::{Discovered, Draft, Remarks, compile};
 use crate::snapshot::{Internal, ListenerId, Snapshot};
 use crate::status::Status;
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
@@ -82,6 +83,8 @@ pub struct Reloader {
     admin: Option<AdminListening>,
     checkers: BTreeMap<ServiceName, (Arc<LiveEndpoints>, CheckerHandle)>,
     outliers: OutlierWatch,
+    discoveries: BTreeMap<ServiceName, (Arc<LiveEndpoints>, DnsDiscovery)>,
+    look_ups: LookUpContext,
     log: LogHandle,
     log_settings: log::LogSettings,
     /// The newest document as a whole is not in use.
@@ -237,10 +240,18 @@ impl Reloader {
             workers => workers.into(),
         };
         let outliers = OutlierWatch::start(&tokio::runtime::Handle::current());
-        status.attach(&shared, outliers.counts());
+        let look_ups = Arc::new(LookUps::default());
+        status.attach(&shared, outliers.counts(), Arc::clone(&look_ups));
         // Ends with the runtime.
         tokio::spawn(watch_memory(Arc::clone(&shared.guard)));
         let cores = Cores::start(workers, &shared, &metrics)?;
+        let (its_cores, its_shared) = (Arc::downgrade(&cores), Arc::clone(&shared));
+        // Warm connections to what is gone are of no use to anybody.
+        let went = Arc::new(move || {
+            if let Some(cores) = its_cores.upgrade() {
+                cores.adopt(its_shared.snapshot.load().endpoints());
+            }
+        });
         let fingerprint = candidate.loaded.fingerprint;
         let mut reloader = Self {
             loader,
@@ -255,6 +266,8 @@ impl Reloader {
             admin: None,
             checkers: BTreeMap::new(),
             outliers,
+            discoveries: BTreeMap::new(),
+            look_ups: LookUpContext { counts: look_ups, went },
             log,
             log_settings,
             refused: false,
@@ -556,6 +569,7 @@ impl Reloader {
         }
         let health = draft.health.clone();
         let watched = draft.watched.clone();
+        let discovered = draft.discovered.clone();
         let first = (previous.generation > 0).then_some(&*previous);
         let drains = |id| self.closing.iter().any(|closing| closing.id == id && !closing.is_over());
         let snapshot = draft.commit(&ids, first, drains, &loaded.hash);
@@ -593,6 +607,7 @@ impl Reloader {
         }
         self.check_health(health);
         self.outliers.set(watched);
+        self.look_up(discovered);
         self.metrics.configure(metrics_settings(config));
         let new_log = log_settings(config);
         if new_log != self.log_settings {
@@ -678,6 +693,21 @@ impl Reloader {
                 (endpoints, checker)
             });
             self.checkers.insert(name, (endpoints, checker));
+        }
+    }
+
+    fn look_up(&mut self, wanted: Discovered) {
+        let mut old = std::mem::take(&mut self.discoveries);
+        for (name, (endpoints, settings)) in wanted {
+            let kept = old.remove(&name).filter(|(before, discovery)| {
+                Arc::ptr_eq(before, &endpoints) && *discovery.settings() == settings
+            });
+            let (endpoints, discovery) = kept.unwrap_or_else(|| {
+                let runtime = tokio::runtime::Handle::current();
+                let discovery = DnsDiscovery::start(&runtime, &name, &endpoints, settings, &self.look_ups);
+                (endpoints, discovery)
+            });
+            self.discoveries.insert(name, (endpoints, discovery));
         }
     }
 

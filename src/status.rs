@@ -19,6 +19,7 @@ use crate::common::problem::{ConfigPath, Problems, Severity};
 use crate::config::document::DocumentConfig;
 use crate::config::load::Document;
 use crate::config::render;
+use crate::discovery::dns::LookUps;
 use crate::endpoint::lobby::QueueCounts;
 use crate::endpoint::outlier::Passive;
 use crate::endpoint::set::{EndpointSet, Member, Tier, WARM};
@@ -58,7 +59,7 @@ impl Status {
     }
 
     /// Cores run: endpoints can be asked for.
-    pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>) {
+    pub fn attach(&self, shared: &Arc<Shared>, ejections: Arc<Ejections>, look_ups: Arc<LookUps>) {
         *self.shared.lock() = Some(Arc::clone(shared));
         self.queue_figures(shared);
         self.circuit_figures(shared);
@@ -79,6 +80,13 @@ impl Status {
                 value: count as f64,
             };
             ejections.all().into_iter().map(sample).collect()
+        });
+        self.metrics.samples_from(declared::DNS_LOOKUPS, move || {
+            let sample = |(service, outcome, count): (ServiceName, &str, u64)| Sample {
+                labels: vec![("service", service.to_string()), ("outcome", outcome.to_owned())],
+                value: count as f64,
+            };
+            look_ups.all().into_iter().map(sample).collect()
         });
         let of_sets = Arc::clone(shared);
         self.metrics.samples_from(declared::ENDPOINTS_EJECTED, move || {

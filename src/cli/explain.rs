@@ -338,6 +338,9 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
             if set.members().is_empty() {
                 writeln!(out, "{:indent$}   no endpoints: 503", "")?;
             }
+            if balanced.endpoints.discovers() {
+                writeln!(out, "{:indent$}   names are looked up: each of their addresses is a server", "")?;
+            }
             for member in set.members() {
                 let url = member.endpoint.url().as_str();
                 write!(out, "{:indent$}   {url} weight {}", "", member.configured)?;

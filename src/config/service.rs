@@ -49,6 +49,9 @@ impl ServiceConfig {
 pub struct LoadBalancerConfig {
     /// The servers. Default none: every request is answered with 503.
     pub servers: Vec<ServerConfig>,
+    /// Each name among the servers stands for all of its addresses, looked up again and again. Default off: a name is
+    /// one server, looked up for each connection; `{}` turns it on.
+    pub dns_discovery: Option<DnsDiscoveryConfig>,
     /// How one is picked: `wrr` (weighted round robin), `p2c` (the less busy of two), `leastrequests`,
     /// `leasttime`, `hrw` (by the client's address) or `hash` (by what `hash` names). Default `wrr`.
     pub strategy: Strategy,
@@ -157,6 +160,7 @@ impl Default for LoadBalancerConfig {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            dns_discovery: None,
             strategy: Strategy::default(),
             hash: None,
             sticky: None,
@@ -447,6 +451,20 @@ impl Default for OutlierDetectionConfig {
             max_ejection_time: HumanDuration::secs(300),
             max_ejection_percent: 67,
         }
+    }
+}
+
+/// How the addresses of names among the servers are found.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DnsDiscoveryConfig {
+    /// Between two look-ups of a name. Default 5s; at least 100ms.
+    pub interval: HumanDuration,
+}
+
+impl Default for DnsDiscoveryConfig {
+    fn default() -> Self {
+        Self { interval: HumanDuration::secs(5) }
     }
 }
 

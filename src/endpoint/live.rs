@@ -1,7 +1,11 @@
 //! Where the newest endpoints of a service are found, and how checks and reloads change them.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::common::live::Live;
 use crate::endpoint::EndpointId;
@@ -15,6 +19,34 @@ pub struct LiveEndpoints {
     live: Live<EndpointSet>,
     /// Whether some are ejected, for who asks with each request.
     ejected: AtomicBool,
+    /// Where names stand for all of their addresses.
+    source: Mutex<Option<Box<Source>>>,
+}
+
+/// What a set is made of whose names stand for all of their addresses.
+#[derive(Debug, Default)]
+struct Source {
+    servers: Vec<ServerSpec>,
+    care: Care,
+    /// By name; a name that is not in it has not been looked up yet.
+    addresses: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Source {
+    /// The servers with each name replaced by the addresses that are known of it.
+    fn expanded(&self) -> Vec<ServerSpec> {
+        let mut expanded = Vec::with_capacity(self.servers.len());
+        for server in &self.servers {
+            let named = server.url.address().is_none();
+            match self.addresses.get(server.url.host()).filter(|_| named) {
+                Some(addresses) => expanded.extend(
+                    addresses.iter().map(|ip| ServerSpec { url: server.url.at(*ip), ..server.clone() }),
+                ),
+                None => expanded.push(server.clone()),
+            }
+        }
+        expanded
+    }
 }
 
 /// What a check's result changed.
@@ -29,7 +61,7 @@ pub struct StatusChange {
 impl LiveEndpoints {
     /// Begins with `set`.
     pub fn new(set: EndpointSet) -> Self {
-        Self { ejected: AtomicBool::new(set.ejected() > 0), live: Live::new(set) }
+        Self { ejected: AtomicBool::new(set.ejected() > 0), live: Live::new(set), source: Mutex::default() }
     }
 
     /// The value itself: to load, to cache, to wait for.
@@ -60,10 +92,58 @@ impl LiveEndpoints {
 
     /// Publishes the set of `servers`, carried over from the newest as [`EndpointSet::build`] does.
     ///
-    /// No result of a check that comes at the same time is lost. A set that would be the same is not
-    /// published. Returns the newest set.
+    /// Where names are [discovered](Self::discover), those that are known stand for their addresses. No result of a
+    /// check that comes at the same time is lost. A set that would be the same is not published. Returns the newest set.
     pub fn rebuild(&self, servers: &[ServerSpec], care: impl Into<Care>) -> Arc<EndpointSet> {
         let care = care.into();
+        match &mut *self.source.lock() {
+            None => self.publish(servers, care),
+            Some(source) => {
+                source.servers = servers.to_vec();
+                source.care = care;
+                self.publish(&source.expanded(), care)
+            }
+        }
+    }
+
+    /// Says whether names among the servers stand for all of their addresses. Takes effect with the next
+    /// [`rebuild`](Self::rebuild); what is known of names is kept while it is on.
+    pub fn discover(&self, on: bool) {
+        let mut source = self.source.lock();
+        if on {
+            source.get_or_insert_default();
+        } else {
+            *source = None;
+        }
+    }
+
+    /// Whether names among the servers stand for all of their addresses.
+    pub fn discovers(&self) -> bool {
+        self.source.lock().is_some()
+    }
+
+    /// A name has been looked up. Its servers are where it says from here on, if there is any address. Gives how many
+    /// addresses came and how many went; `None` when none did, or names are not discovered.
+    pub fn found(&self, host: &str, mut addresses: Vec<IpAddr>) -> Option<(usize, usize)> {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut source = self.source.lock();
+        let source = source.as_mut()?;
+        if addresses.is_empty() {
+            return None;
+        }
+        let before = source.addresses.insert(host.to_owned(), addresses).unwrap_or_default();
+        let now = &source.addresses[host];
+        let came = now.iter().filter(|ip| !before.contains(ip)).count();
+        let went = before.iter().filter(|ip| !now.contains(ip)).count();
+        if came + went == 0 {
+            return None;
+        }
+        self.publish(&source.expanded(), source.care);
+        Some((came, went))
+    }
+
+    fn publish(&self, servers: &[ServerSpec], care: Care) -> Arc<EndpointSet> {
         let published = self.update(|newest| {
             let set = EndpointSet::build(servers, Some(newest), care);
             (!set.is_same(newest)).then_some(set)
@@ -112,6 +192,7 @@ mod tests {
     use super::*;
     use crate::endpoint::set::Watch;
     use crate::endpoint::set::tests::{servers, set_of};
+    use crate::endpoint::url::ServerUrl;
 
     #[test]
     fn a_result_that_races_a_rebuild_is_never_lost() {
@@ -126,6 +207,44 @@ mod tests {
             assert_eq!(set.members().len(), 3);
             assert_eq!(set.member(id).map(|member| member.health.status()), Some(Status::Down));
         }
+    }
+
+    #[test]
+    fn names_stand_for_their_addresses_and_what_stays_keeps_what_is_known_of_it() {
+        let spec = |url: &str| ServerSpec { url: ServerUrl::parse(url).unwrap(), ..servers(&[1])[0].clone() };
+        let specs = [spec("http://pods.test:81"), spec("http://10.9.9.9:80")];
+        let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let urls = |endpoints: &LiveEndpoints| -> Vec<String> {
+            let set = endpoints.load();
+            set.members().iter().map(|member| member.endpoint.url().as_str().to_owned()).collect()
+        };
+        let endpoints = LiveEndpoints::new(EndpointSet::build(&specs, None, Watch::Checked));
+        assert_eq!(endpoints.found("pods.test", vec![ip(1)]), None, "nobody wants to know");
+        endpoints.discover(true);
+        endpoints.rebuild(&specs, Watch::Checked);
+        assert_eq!(urls(&endpoints), ["http://pods.test:81", "http://10.9.9.9:80"], "not looked up yet");
+
+        assert_eq!(endpoints.found("pods.test", vec![ip(2), ip(1), ip(2)]), Some((2, 0)));
+        assert_eq!(urls(&endpoints), ["http://10.0.0.1:81", "http://10.0.0.2:81", "http://10.9.9.9:80"]);
+        let second = endpoints.load().members()[1].endpoint.id();
+        endpoints.report(second, CheckResult::Fail, Thresholds::default());
+        assert_eq!(endpoints.found("pods.test", vec![ip(1), ip(2)]), None);
+        assert_eq!(endpoints.found("pods.test", Vec::new()), None, "what is not there is no address");
+        assert_eq!(endpoints.found("pods.test", vec![ip(3), ip(2)]), Some((1, 1)));
+        let set = endpoints.load();
+        assert_eq!(urls(&endpoints), ["http://10.0.0.2:81", "http://10.0.0.3:81", "http://10.9.9.9:80"]);
+        assert_eq!(set.member(second).map(|member| member.health.status()), Some(Status::Down));
+
+        endpoints.discover(true);
+        endpoints.rebuild(&specs[..1], Watch::Checked);
+        assert_eq!(
+            urls(&endpoints),
+            ["http://10.0.0.2:81", "http://10.0.0.3:81"],
+            "a reload forgets nothing"
+        );
+        endpoints.discover(false);
+        endpoints.rebuild(&specs[..1], Watch::Checked);
+        assert_eq!(urls(&endpoints), ["http://pods.test:81"]);
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub struct Care {
     pub panic_percent: u8,
 }
 
+impl Default for Care {
+    fn default() -> Self {
+        Watch::Unchecked.into()
+    }
+}
+
 impl From<Watch> for Care {
     fn from(watch: Watch) -> Self {
         Self { watch, initial: Status::Up, first_warmth: WARM, panic_percent: 0 }

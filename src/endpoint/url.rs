@@ -165,6 +165,16 @@ impl ServerUrl {
         self.address
     }
 
+    /// The same server at one of the addresses that its name stands for: it is known by the address, and still asked
+    /// by its name (`Host`, server name of TLS).
+    #[must_use]
+    pub fn at(&self, ip: IpAddr) -> Self {
+        let address = SocketAddr::new(ip, self.port);
+        let path = self.path.as_ref().map_or("", Text::as_str);
+        let written = format!("{}://{address}{path}", self.scheme.as_str()).into();
+        Self { written, address: Some(address), ..self.clone() }
+    }
+
     /// The escaped path without a slash at its end; none when it is empty or `/`.
     pub fn path(&self) -> Option<&Text> {
         self.path.as_ref()
@@ -223,6 +233,21 @@ mod tests {
 
     fn parse(url: &str) -> ServerUrl {
         ServerUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    #[test]
+    fn a_name_at_an_address_is_known_by_it_and_asked_by_name() {
+        let url = ServerUrl::parse("https://pods.test:8443/v1/").unwrap();
+        for (ip, known) in
+            [("10.0.0.7", "https://10.0.0.7:8443/v1"), ("fd00::7", "https://[fd00::7]:8443/v1")]
+        {
+            let ip: IpAddr = ip.parse().unwrap();
+            let at = url.at(ip);
+            assert_eq!(at.as_str(), known);
+            assert_eq!(at.address(), Some(SocketAddr::new(ip, 8443)));
+            assert_eq!((at.host(), at.authority().as_str()), ("pods.test", "pods.test:8443"));
+            assert_eq!(at.path().map(Text::as_str), Some("/v1"));
+        }
     }
 
     #[test]

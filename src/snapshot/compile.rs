@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
@@ -39,12 +40,13 @@ use crate::config::entry_point::{
 };
 use crate::config::router::{RouterConfig, RouterTimeouts};
 use crate::config::service::{
-    AdaptiveConcurrencyConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig, InitialState,
-    LoadBalancerConfig, OutboundLimitConfig, OutboundScope, ServiceConfig, WeightedConfig,
+    AdaptiveConcurrencyConfig, DnsDiscoveryConfig, HealthCheckConfig, HealthCheckMode, HedgeConfig,
+    InitialState, LoadBalancerConfig, OutboundLimitConfig, OutboundScope, ServiceConfig, WeightedConfig,
     WeightedServiceConfig,
 };
 use crate::config::tls::RouterTlsConfig;
 use crate::config::transport::ServersTransportConfig;
+use crate::discovery::dns::DnsSettings;
 use crate::endpoint::PathUse;
 use crate::endpoint::health::{Status, Thresholds};
 use crate::endpoint::live::LiveEndpoints;
@@ -70,6 +72,9 @@ use crate::tls::server::{ByName, DEFAULT};
 /// Buckets of a limit on what goes out: one a server at most.
 const OUTBOUND_BUCKETS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
+/// A resolver that is asked more often has nothing new to say.
+const LEAST_LOOKUP_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Above every router of a user.
 const INTERNAL_PRIORITY: i64 = i64::MAX;
 
@@ -82,14 +87,28 @@ pub struct Draft {
     pub health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
     /// Which services' answers are watched, and how.
     pub watched: Watched,
+    /// Which services' names are looked up, and how often.
+    pub discovered: Discovered,
     services: BTreeMap<ServiceName, Arc<Service>>,
     memory: Budgets,
     stores: Stores,
     tls: Tls,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
+    endpoints: Vec<Renewal>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
     lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
 }
+
+/// A service's endpoints that go on with other servers.
+#[derive(Debug)]
+struct Renewal {
+    live: Arc<LiveEndpoints>,
+    servers: Vec<ServerSpec>,
+    care: Care,
+    discovers: bool,
+}
+
+/// Services with names among their servers that are looked up, and how.
+pub type Discovered = BTreeMap<ServiceName, (Arc<LiveEndpoints>, DnsSettings)>;
 
 /// An entry point without its socket.
 #[derive(Debug)]
@@ -124,7 +143,8 @@ impl Draft {
         drains: impl Fn(ListenerId) -> bool,
         hash: &str,
     ) -> Snapshot {
-        for (live, servers, care) in &self.endpoints {
+        for Renewal { live, servers, care, discovers } in &self.endpoints {
+            live.discover(*discovers);
             live.rebuild(servers, *care);
         }
         for (budget, settings) in self.budgets {
@@ -240,6 +260,7 @@ pub fn compile(
         lobbies: Vec::new(),
         health: BTreeMap::new(),
         watched: BTreeMap::new(),
+        discovered: BTreeMap::new(),
     };
     compiler.run()
 }
@@ -261,12 +282,13 @@ struct Compiler<'a> {
     services: BTreeMap<ServiceName, Option<Arc<Service>>>,
     /// Weighted services on the way to the one that is being compiled.
     under_way: Vec<ServiceName>,
-    endpoints: Vec<(Arc<LiveEndpoints>, Vec<ServerSpec>, Care)>,
+    endpoints: Vec<Renewal>,
     budgets: Vec<(Arc<RetryBudget>, RetryBudgetSettings)>,
     /// With what adaptive concurrency lets in.
     lobbies: Vec<(Arc<Lobby>, Limits, u32)>,
     health: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>,
     watched: Watched,
+    discovered: Discovered,
 }
 
 /// A router on one entry point.
@@ -322,6 +344,7 @@ impl Compiler<'_> {
             entry_points,
             health: std::mem::take(&mut self.health),
             watched: std::mem::take(&mut self.watched),
+            discovered: std::mem::take(&mut self.discovered),
             memory: Budgets { heads: config.core.max_head_memory, bodies: config.core.max_body_memory },
             services: std::mem::take(&mut self.services)
                 .into_iter()
@@ -1055,6 +1078,10 @@ impl Compiler<'_> {
         let (hash_by, max_load) = balancing::hash(config.hash.as_ref(), strategy, at, self.problems);
         let sticky = balancing::sticky(config.sticky.as_ref(), name, at, self.problems).map(Box::new);
         let care = care(config);
+        let discovery = config
+            .dns_discovery
+            .as_ref()
+            .and_then(|discovery| self.discovery(discovery, &servers, &at.key("dnsDiscovery")));
         let budget_settings = RetryBudgetSettings {
             percent: config.retry.budget_percent.into(),
             min_per_second: config.retry.budget_min_per_second,
@@ -1071,15 +1098,23 @@ impl Compiler<'_> {
                     Arc::new(Balancer::new(strategy, old.balancer.turn()).bounded(max_load))
                 };
                 let (endpoints, budget) = (Arc::clone(&old.endpoints), Arc::clone(&old.budget));
-                self.endpoints.push((Arc::clone(&endpoints), servers, care));
+                let live = Arc::clone(&endpoints);
+                self.endpoints.push(Renewal { live, servers, care, discovers: discovery.is_some() });
                 self.budgets.push((Arc::clone(&budget), budget_settings));
                 (endpoints, balancer, budget)
             }
-            None => (
-                Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, care))),
-                Arc::new(Balancer::new(strategy, 0).bounded(max_load)),
-                Arc::new(RetryBudget::new(budget_settings)),
-            ),
+            None => {
+                let endpoints = Arc::new(LiveEndpoints::new(EndpointSet::build(&servers, None, care)));
+                if discovery.is_some() {
+                    endpoints.discover(true);
+                    endpoints.rebuild(&servers, care);
+                }
+                (
+                    endpoints,
+                    Arc::new(Balancer::new(strategy, 0).bounded(max_load)),
+                    Arc::new(RetryBudget::new(budget_settings)),
+                )
+            }
         };
         let limits = Limits {
             requests: config.max_requests,
@@ -1108,6 +1143,9 @@ impl Compiler<'_> {
             }),
         };
         self.watched.insert(name.clone(), (Arc::clone(&endpoints), watch_settings(config)));
+        if let Some(discovery) = discovery {
+            self.discovered.insert(name.clone(), (Arc::clone(&endpoints), discovery));
+        }
         if let Some(Some(settings)) = health {
             let settings = HealthSettings { scheme, tls: transport.tls.clone(), ..settings };
             self.health.insert(name.clone(), (Arc::clone(&endpoints), settings));
@@ -1275,6 +1313,27 @@ impl Compiler<'_> {
             max_connections: settings.max_conns_per_host,
             max_requests: settings.max_requests_per_host,
         })
+    }
+
+    fn discovery(
+        &mut self,
+        config: &DnsDiscoveryConfig,
+        servers: &[ServerSpec],
+        at: &ConfigPath,
+    ) -> Option<DnsSettings> {
+        let interval = config.interval.0;
+        if interval < LEAST_LOOKUP_INTERVAL {
+            let message = format!("too short: at least {}", HumanDuration(LEAST_LOOKUP_INTERVAL));
+            self.problems.error(&at.key("interval"), message);
+        }
+        let named = servers.iter().filter(|server| server.url.address().is_none());
+        let names: BTreeSet<_> = named.map(|server| server.url.host().to_owned()).collect();
+        if names.is_empty() {
+            let problem = Problem::warning(at, "no server has a name that could be looked up");
+            self.problems.push(problem.hint("write the name of a headless Service in place of an address"));
+            return None;
+        }
+        Some(DnsSettings { names: names.into_iter().collect(), interval })
     }
 
     fn health(&mut self, config: &HealthCheckConfig, at: &ConfigPath) -> Option<HealthSettings> {

@@ -10,6 +10,7 @@ mod balancing;
 mod bandwidth;
 mod basic;
 mod cli;
+mod dns;
 mod faults;
 mod floods;
 mod forwarded;

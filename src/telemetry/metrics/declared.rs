@@ -93,6 +93,7 @@ metrics! {
     FAILOVERS = Counter "sluicegate_failovers_total" "Requests that the fallback of a failover service got, by service and why.";
     MIRRORED = Counter "sluicegate_mirrored_requests_total" "Copies of requests, by the service that they were for and what became of them.";
     REHEARSALS = Counter "sluicegate_service_rehearsals_total" "Copies of requests for endpoints that are ejected, and what became of them.";
+    DNS_LOOKUPS = Counter "sluicegate_dns_lookups_total" "Look-ups of names among a service's servers, by service and whether they found an address.";
     ENDPOINT_EJECTIONS = Counter "sluicegate_service_endpoint_ejections_total" "Endpoints taken out because of what they answered, by service and reason.";
     ENDPOINTS_EJECTED = Gauge "sluicegate_service_endpoints_ejected" "Endpoints that are out now because of what they answered, by service.";
     SERVICE_PANIC = Gauge "sluicegate_service_panic" "Whether so few endpoints of a service are well that all are used (1) or not (0).";

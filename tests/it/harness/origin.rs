@@ -211,7 +211,11 @@ impl OriginBuilder {
         self.start_on(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
     }
 
-    fn start_on(self, address: SocketAddr) -> io::Result<Origin> {
+    /// Listens there.
+    ///
+    /// # Errors
+    /// Somebody else does.
+    pub fn start_on(self, address: SocketAddr) -> io::Result<Origin> {
         let shared = Arc::new(Shared {
             script: self,
             received: Mutex::default(),

@@ -36,6 +36,7 @@ pub struct ProxyBuilder {
     web: String,
     names: Vec<(String, String)>,
     file: Option<PathBuf>,
+    hosts: Option<(&'static [&'static str], PathBuf)>,
 }
 
 struct Route {
@@ -108,6 +109,13 @@ impl ProxyBuilder {
         self
     }
 
+    /// Lets the process see another `/etc/hosts`, in a mount namespace that `unshare` makes when it is asked this way.
+    #[must_use]
+    pub fn hosts(mut self, way: &'static [&'static str], hosts: &Path) -> Self {
+        self.hosts = Some((way, hosts.to_owned()));
+        self
+    }
+
     /// Starts the process without waiting for anything.
     pub fn launch(self) -> Proxy {
         let dir = scratch();
@@ -117,7 +125,16 @@ impl ProxyBuilder {
             let text = self.config.clone().unwrap_or_else(|| self.routed());
             std::fs::write(&path, template.complete(&text)).expect("a writable directory");
         }
-        let mut child = Command::new(PROGRAM)
+        let mut command = match &self.hosts {
+            None => Command::new(PROGRAM),
+            Some((way, hosts)) => {
+                let mut command = Command::new("unshare");
+                let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+                command.args(*way).args(["sh", "-c", script]).arg(hosts).arg(PROGRAM);
+                command
+            }
+        };
+        let mut child = command
             .arg("--config")
             .arg(&path)
             .current_dir(dir.path())
