@@ -371,6 +371,8 @@ pub(super) async fn attempt(
                 observe(endpoint, head.status, took);
             }
             attempt.end(Outcome::of_answer(&head, &body, exchange.grpc.is_some(), took));
+            // Also on a connection that was there: who answers is there.
+            core.trust(endpoint.id());
             Ok(Answered { response: Response { head, body }, place, took })
         }
         Err(ExchangeError { cause, written, reused, cut, body }) => {

@@ -1,7 +1,9 @@
 //! Timeouts of tries and clients, retries, hedging, circuit breakers, and the guard of the whole proxy.
 
-use std::sync::Arc;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Failure, Origin, Proxy, eventually, origin, proxy, run, scratch};
@@ -503,4 +505,67 @@ fn adaptive_concurrency_shows_what_it_has_learned() {
     }
     let limit = proxy.metric("sluicegate_service_adaptive_limit{service=\"pods\"}");
     assert!((2.0..=20.0).contains(&limit), "{limit}");
+}
+
+/// A pod that takes one connection and no other, and answers what comes on it with `a`; the first request when it is
+/// told to.
+fn pod_of_one_connection() -> (SocketAddr, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its port");
+    let (asked, hears) = mpsc::channel();
+    let (tells, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        drop(listener);
+        let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+        for number in 0.. {
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            if number == 0 && (asked.send(()).is_err() || told.recv().is_err()) {
+                return;
+            }
+            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").is_err() {
+                return;
+            }
+        }
+    });
+    (address, hears, tells)
+}
+
+#[test]
+fn a_suspected_pod_that_answers_on_a_connection_it_has_gets_its_share_again() {
+    let (address, asked, answer) = pod_of_one_connection();
+    let b = origin().always("b").start();
+    let proxy = proxy()
+        .name("a", format!("http://{address}"))
+        .origin("b", &b)
+        .config(
+            r#"
+workers: 1
+http:
+  routers: { all: { rule: "PathPrefix(`/`)", service: pods } }
+  services: { pods: { loadBalancer: { servers: [{ url: "{a}" }, { url: "{b}" }] } } }
+"#,
+        )
+        .start();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| proxy.get("a.test", "/").expect(200));
+        }
+        asked.recv().expect("one of them is asked of it");
+        let failed = "sluicegate_upstream_connects_total{service=\"pods\",outcome=\"failed\"}";
+        eventually("it refuses a second connection", || {
+            assert_eq!(proxy.get("a.test", "/").expect(200).text(), "b");
+            proxy.metric(failed) > 0.0
+        });
+        answer.send(()).expect("it waits");
+    });
+    eventually("half of the requests are its own again", || {
+        (0..10).filter(|_| proxy.get("a.test", "/").expect(200).text() == "a").count() >= 4
+    });
 }
