@@ -26,6 +26,7 @@ use crate::config::load::{Document, Instead, Loaded, Loader, Stale, Texts};
 use crate::config::{observability, render};
 use crate::discovery::dns::{DnsDiscovery, LookUpContext, LookUps};
 use crate::endpoint::live::LiveEndpoints;
+use crate::health::HealthSettings;
 use crate::health::checker::{Checker, CheckerHandle};
 use crate::health::outlier::OutlierWatch;
 use crate::provider::file::Watcher;
@@ -247,7 +248,7 @@ impl Reloader {
         let cores = Cores::start(workers, &shared, &metrics)?;
         let (its_cores, its_shared) = (Arc::downgrade(&cores), Arc::clone(&shared));
         // Warm connections to what is gone are of no use to anybody.
-        let went = Arc::new(move || {
+        let changed = Arc::new(move || {
             if let Some(cores) = its_cores.upgrade() {
                 cores.adopt(its_shared.snapshot.load().endpoints());
             }
@@ -267,7 +268,7 @@ impl Reloader {
             checkers: BTreeMap::new(),
             outliers,
             discoveries: BTreeMap::new(),
-            look_ups: LookUpContext { counts: look_ups, went },
+            look_ups: LookUpContext { counts: look_ups, changed },
             log,
             log_settings,
             refused: false,
@@ -678,37 +679,18 @@ impl Reloader {
         });
     }
 
-    fn check_health(
-        &mut self,
-        wanted: BTreeMap<ServiceName, (Arc<LiveEndpoints>, crate::health::HealthSettings)>,
-    ) {
-        let mut old = std::mem::take(&mut self.checkers);
-        for (name, (endpoints, settings)) in wanted {
-            let kept = old.remove(&name).filter(|(before, checker)| {
-                Arc::ptr_eq(before, &endpoints) && *checker.settings() == settings
-            });
-            let (endpoints, checker) = kept.unwrap_or_else(|| {
-                let runtime = tokio::runtime::Handle::current();
-                let checker = Checker::start(&runtime, name.clone(), Arc::clone(&endpoints), settings);
-                (endpoints, checker)
-            });
-            self.checkers.insert(name, (endpoints, checker));
-        }
+    fn check_health(&mut self, wanted: BTreeMap<ServiceName, (Arc<LiveEndpoints>, HealthSettings)>) {
+        let runtime = tokio::runtime::Handle::current();
+        carry_on(&mut self.checkers, wanted, CheckerHandle::settings, |name, endpoints, settings| {
+            Checker::start(&runtime, name.clone(), Arc::clone(endpoints), settings)
+        });
     }
 
     fn look_up(&mut self, wanted: Discovered) {
-        let mut old = std::mem::take(&mut self.discoveries);
-        for (name, (endpoints, settings)) in wanted {
-            let kept = old.remove(&name).filter(|(before, discovery)| {
-                Arc::ptr_eq(before, &endpoints) && *discovery.settings() == settings
-            });
-            let (endpoints, discovery) = kept.unwrap_or_else(|| {
-                let runtime = tokio::runtime::Handle::current();
-                let discovery = DnsDiscovery::start(&runtime, &name, &endpoints, settings, &self.look_ups);
-                (endpoints, discovery)
-            });
-            self.discoveries.insert(name, (endpoints, discovery));
-        }
+        let runtime = tokio::runtime::Handle::current();
+        carry_on(&mut self.discoveries, wanted, DnsDiscovery::settings, |name, endpoints, settings| {
+            DnsDiscovery::start(&runtime, name, endpoints, settings, &self.look_ups)
+        });
     }
 
     fn serve_admin(&mut self, address: Option<ListenAddress>, socket: Option<TcpListener>) {
@@ -831,6 +813,27 @@ impl Listening {
         // Its hold on the socket ends with it; only then does dropping ours close it.
         let _ = self.task.await;
         listener::accept_waiting(&self.socket, self.id, &self.admissions, cores);
+    }
+}
+
+/// Of what runs for services: goes on where endpoints and settings are the same, begins where they are not, and ends
+/// where nothing is wanted.
+fn carry_on<S: PartialEq, R>(
+    running: &mut BTreeMap<ServiceName, (Arc<LiveEndpoints>, R)>,
+    wanted: BTreeMap<ServiceName, (Arc<LiveEndpoints>, S)>,
+    settings_of: impl Fn(&R) -> &S,
+    start: impl Fn(&ServiceName, &Arc<LiveEndpoints>, S) -> R,
+) {
+    let mut old = std::mem::take(running);
+    for (name, (endpoints, settings)) in wanted {
+        let kept = old
+            .remove(&name)
+            .filter(|(before, runs)| Arc::ptr_eq(before, &endpoints) && *settings_of(runs) == settings);
+        let runs = kept.unwrap_or_else(|| {
+            let begun = start(&name, &endpoints, settings);
+            (endpoints, begun)
+        });
+        running.insert(name, runs);
     }
 }
 

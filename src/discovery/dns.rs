@@ -54,8 +54,8 @@ impl LookUps {
 pub struct LookUpContext {
     /// Told of each look-up.
     pub counts: Arc<LookUps>,
-    /// Called when endpoints went.
-    pub went: Arc<dyn Fn() + Send + Sync>,
+    /// Called when endpoints came or went: with its first addresses a name itself goes.
+    pub changed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl fmt::Debug for LookUpContext {
@@ -125,9 +125,7 @@ impl Name {
                     }
                     if let Some((came, went)) = self.endpoints.found(host, addresses) {
                         tracing::info!(%service, host, came, went, "addresses of a name changed");
-                        if went > 0 {
-                            (self.context.went)();
-                        }
+                        (self.context.changed)();
                     }
                 }
                 Err(error) if !failing => {
@@ -193,15 +191,15 @@ mod tests {
         let answer = Arc::new(Mutex::new(Ok(vec![ip(1), ip(2), "fd00::1".parse().expect("an address")])));
         let says = Arc::clone(&answer);
         let counts = Arc::new(LookUps::default());
-        let went = Arc::new(AtomicUsize::new(0));
-        let times = Arc::clone(&went);
+        let changes = Arc::new(AtomicUsize::new(0));
+        let times = Arc::clone(&changes);
         let name = Name {
             service: ServiceName::new("pods"),
             host: "pods.test".to_owned(),
             endpoints: Arc::clone(&endpoints),
             context: LookUpContext {
                 counts: Arc::clone(&counts),
-                went: Arc::new(move || _ = times.fetch_add(1, Ordering::Relaxed)),
+                changed: Arc::new(move || _ = times.fetch_add(1, Ordering::Relaxed)),
             },
         };
         let task = tokio::spawn(name.follow(Duration::from_secs(5), move |host| {
@@ -226,7 +224,7 @@ mod tests {
         *answer.lock() = Ok(vec!["fd00::1".parse().expect("an address")]);
         wait(5).await;
         assert_eq!(shown(&endpoints), ["http://[fd00::1]:8080"], "when there is no other");
-        assert_eq!(went.load(Ordering::Relaxed), 2);
+        assert_eq!(changes.load(Ordering::Relaxed), 3);
         let name = ServiceName::new("pods");
         assert_eq!(counts.all(), [(name.clone(), "found", 3), (name, "failed", 2)]);
         task.abort();

@@ -1,6 +1,6 @@
 //! Where the newest endpoints of a service are found, and how checks and reloads change them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,6 +101,8 @@ impl LiveEndpoints {
             Some(source) => {
                 source.servers = servers.to_vec();
                 source.care = care;
+                let hosts: BTreeSet<&str> = servers.iter().map(|server| server.url.host()).collect();
+                source.addresses.retain(|host, _| hosts.contains(host.as_str()));
                 self.publish(&source.expanded(), care)
             }
         }

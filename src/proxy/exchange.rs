@@ -146,6 +146,33 @@ pub struct Beginning<'a> {
     pub logged: Option<Box<Logged>>,
 }
 
+impl<'a> Beginning<'a> {
+    /// Of the copy of a request, whose answer no client waits for. `named` are fields that `Connection` named.
+    pub fn of_copy(
+        core: &'a Rc<Core>,
+        entry: &'a EntryPoint,
+        peer: &'a Peer,
+        authority: &'a Checked,
+        slot: &'a Slot,
+        named: SmallVec<[HeaderName; 1]>,
+    ) -> Self {
+        Self {
+            core,
+            entry,
+            client: Downstream::Nobody,
+            peer,
+            tls: None,
+            authority,
+            slot,
+            started: clock::instant(),
+            named,
+            upgrade: None,
+            expects_continue: false,
+            logged: None,
+        }
+    }
+}
+
 impl<'a> Exchange<'a> {
     /// Begins an exchange.
     pub fn new(beginning: Beginning<'a>) -> Self {

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::core::Core;
-use super::exchange::{Beginning, Downstream, Exchange};
+use super::exchange::{Beginning, Exchange};
 use super::forward::forward;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::deadline;
@@ -123,20 +123,8 @@ impl Mirrored {
         let snapshot = self.core.snapshot();
         let Some(entry) = snapshot.entry_point(self.listener) else { return MirrorOutcome::Failed };
         let slot = self.core.timers.slot();
-        let mut exchange = Exchange::new(Beginning {
-            core: &self.core,
-            entry,
-            client: Downstream::Nobody,
-            peer: &self.peer,
-            tls: None,
-            authority: &self.authority,
-            slot: &slot,
-            started: clock::instant(),
-            named: self.named,
-            upgrade: None,
-            expects_continue: false,
-            logged: None,
-        });
+        let copy = Beginning::of_copy(&self.core, entry, &self.peer, &self.authority, &slot, self.named);
+        let mut exchange = Exchange::new(copy);
         exchange.deadline = self.until;
         exchange.links.drop_forwarded_for = self.drop_forwarded_for;
         let request = Request { head: self.head, body };

@@ -3,8 +3,9 @@
 //!
 //! Copied are GET and HEAD without content alone, one at a time for each endpoint, when `endpoint::outlier` lets one
 //! begin and half of the retry budget is left, and never where the service tries nothing twice. An endpoint that was
-//! ejected because it took no connections is also connected to when another request comes by. Nobody waits for the answer: it is looked at and dropped. Never: delays
-//! or fails the request that it copies; the task ends by its own deadline.
+//! ejected because it took no connections is also connected to when another request comes by. Nobody waits for the
+//! answer: it is looked at and dropped. Never: delays or fails the request that it copies; the task ends by its own
+//! deadline.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::admit::{Admission, Place};
 use super::core::Core;
-use super::exchange::{Beginning, Downstream, Exchange};
+use super::exchange::{Beginning, Exchange};
 use super::forward::{Answered, Plain, attempt};
 use super::pace;
 use crate::common::clock::{self, Millis};
@@ -127,20 +128,8 @@ impl Rehearsal {
         };
         let ServiceKind::Balanced(balanced) = &service.kind else { return Err(FAILED) };
         let slot = self.core.timers.slot();
-        let mut exchange = Exchange::new(Beginning {
-            core: &self.core,
-            entry,
-            client: Downstream::Nobody,
-            peer: &self.peer,
-            tls: None,
-            authority: &self.authority,
-            slot: &slot,
-            started: clock::instant(),
-            named: SmallVec::new(),
-            upgrade: None,
-            expects_continue: false,
-            logged: None,
-        });
+        let copy = Beginning::of_copy(&self.core, entry, &self.peer, &self.authority, &slot, SmallVec::new());
+        let mut exchange = Exchange::new(copy);
         exchange.deadline = self.until;
         exchange.attempts = 1;
         // There is no other try.
