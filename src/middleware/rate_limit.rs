@@ -737,8 +737,6 @@ mod tests {
     fn bad_values_are_named_by_their_key() {
         for (options, path) in [
             ("{}", "rateLimit"),
-            ("{average: -1}", "rateLimit.average"),
-            ("{average: 1, burst: -1}", "rateLimit.burst"),
             ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
             ("{average: 1, redis: {endpoints: ['']}}", "rateLimit.redis.endpoints[0]"),
             (
@@ -756,6 +754,23 @@ mod tests {
             let compiled = problems("rateLimit", options);
             assert!(compiled.link.is_none() && compiled.errors().is_empty(), "{options}");
         }
+    }
+
+    #[test]
+    fn negative_numbers_count_as_none_and_are_told_of() {
+        // They refused the document, which Traefik takes.
+        let off = problems("rateLimit", "{average: -1}");
+        assert!(off.link.is_none() && off.errors().is_empty());
+        assert_eq!(off.warnings, ["rateLimit.average"]);
+        let small = problems("rateLimit", "{average: 1, period: 1m, burst: -5}");
+        assert_eq!(small.warnings, ["rateLimit.burst"]);
+        let link = edit("rateLimit", "{average: 1, period: 1m, burst: -5}");
+        let mut context = context();
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Err(Duration::from_secs(60)));
+        let depth =
+            problems("rateLimit", "{average: 1, sourceCriterion: {ipStrategy: {depth: -1}}}").warnings;
+        assert_eq!(depth, ["rateLimit.sourceCriterion.ipStrategy.depth"]);
     }
 
     #[test]
