@@ -20,6 +20,7 @@ mod backend;
 mod connect;
 mod driver;
 mod registry;
+mod remedy;
 mod script;
 mod settings;
 mod shared;
