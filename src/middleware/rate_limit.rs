@@ -930,6 +930,7 @@ mod tests {
         let link = edit("rateLimit", options);
         let mut context = context();
         let mut told = |status: u16| {
+            context.now = clock::instant();
             assert!(passes(&link, &mut context, "/login", &[]));
             let mut answer = response(&[]);
             answer.status = StatusCode::from_u16(status).expect("a status");
