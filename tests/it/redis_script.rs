@@ -36,7 +36,8 @@ fn limit(windows: &[(u64, u64, u64)]) -> Arc<Limit> {
 }
 
 fn question(limit: &Limit, name: &str, cost: u64) -> Question {
-    Question { shape: Arc::new(Shape::new("test", name, limit)), digest: [7; 16], cost, kind: Kind::Ask }
+    let shape = Arc::new(Shape::new("test", name, limit));
+    Question { shape, digest: [7; 16], cost, kind: Kind::Ask, pause: 0 }
 }
 
 /// Numbers around those people write, in whole microseconds as Redis counts.

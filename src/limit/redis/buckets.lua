@@ -2,9 +2,10 @@
 --
 -- KEYS  the buckets, group after group: what one request takes from, all or nothing.
 -- ARGV  for each group: how many buckets, and 1 if what is taken was given away already and may exceed them, 2
---       if it was taken before and is given back; for each of its buckets: units that a microsecond brings, units
---       of a token, of a full bucket, that may be lacking, to be taken; and with 2, when it was taken, and the
---       units that were spent then: what time has brought back since is not given twice.
+--       if it was taken before and is given back, 3 and 4 as 0 and 1 if the buckets stay empty for a while before;
+--       for each of its buckets: units that a microsecond brings, units of a token, of a full bucket, that may be
+--       lacking, to be taken; with 2, when it was taken, and the units that were spent then: what time has brought
+--       back since is not given twice; and with 3 and 4, the units that are spent at least before any are taken.
 -- A bucket is kept as text: "microseconds-since-1970 units-spent units-of-a-token units-of-a-full-bucket".
 -- Answers the time; then for each group 1 if it was taken, else 0, and for each of its buckets the units spent
 -- thereafter.
@@ -23,6 +24,11 @@ while key <= #KEYS do
       local since, then_spent = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
       arg = arg + 2
       cost = -math.min(cost, math.max(0, then_spent - math.max(0, now - since) * per))
+    end
+    local least = 0
+    if kind == '3' or kind == '4' then
+      least = tonumber(ARGV[arg])
+      arg = arg + 1
     end
     local at, spent = now, 0
     -- A key that somebody else uses is an error here, or another text: it counts as a full bucket.
@@ -43,21 +49,20 @@ while key <= #KEYS do
         end
       end
     end
-    if spent + cost - size > slack and kind == '0' then taken = 0 end
-    buckets[i] = { KEYS[key], at, spent, per, token, size, cost }
+    spent = math.max(spent, least)
+    if spent + cost - size > slack and (kind == '0' or kind == '3') then taken = 0 end
+    buckets[i] = { KEYS[key], at, spent, per, token, size, cost, least }
     key = key + 1
   end
   answers[#answers + 1] = taken
   for i = 1, count do
-    local name, at, spent, per, token, size, cost = unpack(buckets[i])
-    if taken == 1 then
-      spent = math.max(0, spent + cost)
-      if cost ~= 0 then
-        -- Kept until it is full again, and a second for clocks that are set back.
-        local life = math.ceil((spent / per + at - now) / 1000) + 1000
-        redis.call('SET', name, string.format('%.0f %.0f %.0f %.0f', at, spent, token, size), 'PX',
-          string.format('%.0f', life))
-      end
+    local name, at, spent, per, token, size, cost, least = unpack(buckets[i])
+    if taken == 1 then spent = math.max(0, spent + cost) end
+    if least > 0 or (taken == 1 and cost ~= 0) then
+      -- Kept until it is full again, and a second for clocks that are set back.
+      local life = math.ceil((spent / per + at - now) / 1000) + 1000
+      redis.call('SET', name, string.format('%.0f %.0f %.0f %.0f', at, spent, token, size), 'PX',
+        string.format('%.0f', life))
     end
     answers[#answers + 1] = spent
   end
