@@ -1194,8 +1194,7 @@ impl Compiler<'_> {
             self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
         }
         let redis = config.redis.as_ref();
-        let redis =
-            redis.and_then(|redis| redis.compile(OUTBOUND_BUCKETS, &at.key("redis"), &mut self.problems));
+        let redis = redis.and_then(|redis| redis.compile(OUTBOUND_BUCKETS, &at.key("redis"), self.problems));
         if self.problems.errors_since(before) {
             return None;
         }
