@@ -167,13 +167,13 @@ const BROWSER: &str = "GET /login?next=%2F HTTP/1.1\r\nHost: shop.test:8080\r\nU
     Accept: text/html\r\nAccept-Language: de\r\nAccept-Encoding: gzip\r\nCookie: a=b; c=d\r\n\r\n";
 
 #[test]
-fn a_refused_request_allocates_the_room_of_its_exchange_and_nothing_else() {
+fn a_refused_request_allocates_nothing() {
     for limit in [
         "average: 1, period: 1h, burst: 1",
         "average: 1, period: 1h, burst: 1, responseFields: both",
         "average: 1, period: 1h, burst: 1, limits: [{ name: day, average: 1, period: 24h }], responseFields: both, \
          sourceCriterion: { requestHost: true }, refusal: { status: 429, body: no, headers: { X-Why: limit } }",
     ] {
-        assert_eq!(allocations(limit, BROWSER, "429"), 1.0, "{limit}");
+        assert_eq!(allocations(limit, BROWSER, "429"), 0.0, "{limit}");
     }
 }
