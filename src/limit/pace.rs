@@ -128,10 +128,12 @@ impl Pace {
     }
 
     fn decide(&self, now: Nanos, key: LimitKey) -> Decision {
-        let paused = self.pauses.end(now, key);
-        if paused > now {
+        if self.pauses.any(now) {
             // The buckets may be of another quota than when it was asked for, or were in Redis then.
-            self.local.drain(now, key, paused);
+            let until = self.pauses.end(now, key);
+            if until > now {
+                self.local.drain(now, key, until);
+            }
         }
         self.local.decide(now, key, 1)
     }

@@ -39,7 +39,9 @@ pub struct Pauses {
     asked: AtomicU64,
     /// 429 without a time, one after the other.
     strikes: AtomicU32,
-    /// When the last of those that are known is forgotten.
+    /// When the last of those that are known ends.
+    last: AtomicU64,
+    /// When the last of them is forgotten.
     latest: AtomicU64,
     known: Mutex<Vec<Known>>,
 }
@@ -80,9 +82,15 @@ impl Pauses {
                     known.push(new);
                 }
             }
+            self.last.fetch_max(until, Ordering::Release);
             self.latest.fetch_max(forgotten, Ordering::Release);
         }
         self.asked.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether any of them lasts. Cost: a load.
+    pub(super) fn any(&self, now: Nanos) -> bool {
+        self.last.load(Ordering::Acquire) > now
     }
 
     /// Until when the bucket of a key is or was empty by the last pause; 0 when there is nothing to be remembered. Cost
@@ -98,7 +106,7 @@ impl Pauses {
 
     /// Takes those that Redis has not heard of and that last.
     pub(super) fn collect(&self, now: Nanos, most: usize, to: &mut Vec<Pause>) {
-        if self.latest.load(Ordering::Acquire) <= now {
+        if !self.any(now) {
             return;
         }
         for known in self.known.lock().iter_mut() {

@@ -9,6 +9,9 @@ use super::super::decision::Limit;
 use super::terms::Terms;
 use super::views::Digest;
 
+/// The longest pause, 35 years in microseconds: with the time it is a number that Redis keeps exactly.
+const MOST_PAUSED: u64 = 1 << 50;
+
 /// The script as Redis gets it.
 pub const CODE: &str = include_str!("buckets.lua");
 
@@ -127,7 +130,7 @@ pub fn call<'a>(by: By<'_>, questions: impl Iterator<Item = &'a Question> + Clon
             if let Some((since, spent)) = back {
                 cmd.arg(since).arg(spent.get(index).copied().unwrap_or(0));
             } else if question.pause > 0 {
-                cmd.arg(terms.empty_for(question.pause));
+                cmd.arg(question.pause.min(MOST_PAUSED));
             }
         }
     }

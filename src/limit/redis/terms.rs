@@ -55,13 +55,6 @@ impl Terms {
         self.token.saturating_mul(tokens).min(1 << 52)
     }
 
-    /// Units that are spent in a bucket that stays empty for so many microseconds. Where a limit's numbers are odd and a
-    /// pause is long (a million of units a microsecond, and more than an hour) it is cut to what Redis counts exactly.
-    pub(super) fn empty_for(&self, micros: u64) -> u64 {
-        let units = u128::from(self.per_micro) * u128::from(micros) + u128::from(self.size);
-        u64::try_from(units.min(MAX)).unwrap_or(u64::MAX)
-    }
-
     /// So many of Redis's units in those of the quota, rounded up.
     pub(super) fn units(&self, quota: &Quota, spent: u64) -> u128 {
         let (_, token) = quota.units();
