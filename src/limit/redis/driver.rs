@@ -16,12 +16,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::super::decision::{Limit, Window};
 use super::super::key::LimitKey;
-use super::super::quota::{Quota, nanos};
+use super::super::pauses::Pause;
+use super::super::quota::{Nanos, Quota, nanos};
 use super::backend::{Ask, Inner, Trouble};
 use super::connect::Link;
 use super::courier;
 use super::script::{self, By, CODE, Kind, Question, Shape};
-use super::shared::Replica;
+use super::shared::{Replica, digest_of};
 use super::views::{Owed, Returned, Word};
 
 /// Questions in one call. A call of so many keeps Redis busy for about 0.2 ms, in which it serves nobody else.
@@ -64,6 +65,8 @@ pub(super) async fn run(inner: Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
         let trouble = match connect(&inner, &hash).await {
             Ok(link) => {
                 inner.back();
+                // It may have forgotten.
+                inner.replicas().iter().for_each(|replica| replica.pauses.tell_again());
                 let since = Instant::now();
                 let mut session = Session::new(&inner, Arc::new(link), Arc::clone(&hash));
                 match session.run(&mut asks).await {
@@ -131,7 +134,7 @@ fn probe(inner: &Inner) -> Question {
     let one = std::num::NonZeroU64::MIN;
     let window = Window { name: "probe".into(), quota: Quota::new(one, Duration::from_micros(1), one) };
     let shape = Shape::new(&inner.settings.prefix, "probe", &Limit::new([window]));
-    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, kind: Kind::Ask }
+    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, kind: Kind::Ask, pause: 0 }
 }
 
 /// A call that came to nothing.
@@ -285,10 +288,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells Redis what was given away without it, and what is given back.
+    /// Tells Redis what was given away without it, what is given back, and for how long nothing is to be given.
     fn tell(&mut self) {
         let most = if self.link.mixes() { PER_CALL } else { 1 };
+        let now = nanos(Instant::now());
         for replica in self.inner.replicas() {
+            while self.calls.len() < MAX_CALLS {
+                let mut pauses = Vec::new();
+                replica.pauses.collect(now, most, &mut pauses);
+                if pauses.is_empty() {
+                    break;
+                }
+                let told = pauses.into_iter().map(|pause| Telling::pause(&replica, pause, now)).collect();
+                self.spawn(Batch { asks: Vec::new(), told, probe: None });
+            }
             while replica.views.queued() > 0 && self.calls.len() < MAX_CALLS {
                 let (mut owed, mut returned) = (Vec::new(), Vec::new());
                 replica.views.collect(most, &mut owed);
@@ -326,7 +339,7 @@ struct Batch {
     probe: Option<Question>,
 }
 
-/// Tokens that Redis is being told of.
+/// Tokens, or a pause, that Redis is being told of.
 struct Telling {
     replica: Arc<Replica>,
     about: About,
@@ -340,20 +353,29 @@ enum About {
     Owed(Owed),
     /// They are given back: not twice, so that it is lost rather than told again.
     Returned(LimitKey),
+    /// Nothing was given away, and nothing is to be for a while: told again.
+    Pause(Pause),
 }
 
 impl Telling {
     fn owed(replica: &Arc<Replica>, owed: Owed) -> Self {
         let shape = Arc::clone(&replica.shape);
-        let question = Question { shape, digest: owed.digest, cost: owed.tokens, kind: Kind::Owed };
+        let question = Question { shape, digest: owed.digest, cost: owed.tokens, kind: Kind::Owed, pause: 0 };
         Self { replica: Arc::clone(replica), about: About::Owed(owed), question, done: false }
     }
 
     fn returned(replica: &Arc<Replica>, returned: Returned) -> Self {
         let Returned { key, digest, tokens, since, spent } = returned;
         let (shape, kind) = (Arc::clone(&replica.shape), Kind::Back { since, spent });
-        let question = Question { shape, digest, cost: tokens, kind };
+        let question = Question { shape, digest, cost: tokens, kind, pause: 0 };
         Self { replica: Arc::clone(replica), about: About::Returned(key), question, done: false }
+    }
+
+    fn pause(replica: &Arc<Replica>, pause: Pause, now: Nanos) -> Self {
+        let (shape, digest) = (Arc::clone(&replica.shape), digest_of(pause.bytes.as_bytes()));
+        let micros = pause.until.saturating_sub(now).div_ceil(1_000);
+        let question = Question { shape, digest, cost: 0, kind: Kind::Owed, pause: micros };
+        Self { replica: Arc::clone(replica), about: About::Pause(pause), question, done: false }
     }
 
     fn done(&mut self, word: &Word<'_>) {
@@ -362,14 +384,18 @@ impl Telling {
         match &self.about {
             About::Owed(owed) => views.told(&limits, owed, word),
             About::Returned(key) => views.learn(&limits, *key, self.question.digest, word),
+            About::Pause(_) => {}
         }
     }
 }
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        if let (false, About::Owed(owed)) = (self.done, &self.about) {
-            self.replica.views.not_told(owed);
+        match &self.about {
+            _ if self.done => {}
+            About::Owed(owed) => self.replica.views.not_told(owed),
+            About::Returned(_) => {}
+            About::Pause(pause) => self.replica.pauses.not_told(pause),
         }
     }
 }

@@ -117,6 +117,8 @@ pub(super) struct Lease {
     pub(super) tokens: u64,
     /// Whether a token is only taken once the answer is there and counts.
     pub(super) gives_back: GivesBack,
+    /// Until when the key's buckets are empty whatever Redis has said; 0: no such time.
+    pub(super) paused: Nanos,
 }
 
 /// Tokens given away that Redis is to be told of.
@@ -224,6 +226,7 @@ impl Views {
         }
         let view = shard.views.get_mut(&key)?;
         view.whole(limits, now);
+        view.pause(limits.whole, lease.paused);
         let holds = lease.gives_back == GivesBack::Perhaps;
         let (decision, states) = match view.held {
             0 => judge(limits.whole, &view.states, cost, now),
@@ -282,13 +285,15 @@ impl Views {
         }
     }
 
-    /// Decides by this replica's share. With the states of its buckets thereafter, when something was taken.
+    /// Decides by this replica's share, whose buckets are empty until `paused`. With the states of its buckets
+    /// thereafter, when something was taken.
     pub(super) fn fall_back(
         &self,
         limits: &Limits<'_>,
         key: LimitKey,
         digest: impl FnOnce() -> Digest,
         cost: u64,
+        paused: Nanos,
         now: Nanos,
     ) -> (Decision, Option<States>) {
         // A share may hold fewer tokens than one request costs; it is then worth a whole bucket.
@@ -309,6 +314,7 @@ impl Views {
             return (judge(limits.share, &States::new(), cost_here, now).0, None);
         };
         view.share(limits, now);
+        view.pause(limits.share, paused);
         let (decision, states) = judge(limits.share, &view.states, cost_here, now);
         if decision.allowed {
             view.states.clone_from(&states);
@@ -450,6 +456,15 @@ impl View {
         if !self.by_share {
             self.convert(limits.whole, limits.share, now);
             self.by_share = true;
+        }
+    }
+
+    /// Empties the buckets until `until`.
+    fn pause(&mut self, limit: &Limit, until: Nanos) {
+        if until > 0 {
+            for (state, window) in self.states.iter_mut().zip(limit.windows()) {
+                *state = (*state).max(window.quota.empty(until));
+            }
         }
     }
 
@@ -605,7 +620,7 @@ mod tests {
     }
 
     fn lease(views: &Views, both: &Both, number: u64, tokens: u64, now: Nanos) -> Option<bool> {
-        lease_as(views, both, number, Lease { tokens, gives_back: GivesBack::No }, now)
+        lease_as(views, both, number, Lease { tokens, gives_back: GivesBack::No, paused: 0 }, now)
     }
 
     fn lease_as(views: &Views, both: &Both, number: u64, lease: Lease, now: Nanos) -> Option<bool> {
@@ -614,7 +629,7 @@ mod tests {
     }
 
     fn fall_back(views: &Views, both: &Both, number: u64, now: Nanos) -> bool {
-        views.fall_back(&both.limits(), key(number), || [0; 16], 1, now).0.allowed
+        views.fall_back(&both.limits(), key(number), || [0; 16], 1, 0, now).0.allowed
     }
 
     #[test]
@@ -640,7 +655,7 @@ mod tests {
     #[test]
     fn what_is_held_for_an_answer_is_told_only_once_it_counts() {
         let (views, both) = (Views::default(), both(1, 10));
-        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps, paused: 0 };
         let take = |now| lease_as(&views, &both, 1, held, now);
         assert_eq!(
             [(); 4].map(|()| take(0)),
@@ -671,7 +686,7 @@ mod tests {
     fn a_view_that_holds_tokens_is_not_forgotten() {
         let (views, mut both) = (Views::default(), both(1, 9));
         both.room = 1;
-        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps, paused: 0 };
         for number in 0..100 {
             lease_as(&views, &both, number, held, 0);
         }
@@ -711,7 +726,7 @@ mod tests {
     #[test]
     fn what_a_share_gets_back_can_be_taken_again_and_is_not_told() {
         let (views, both) = (Views::default(), both(1, 9));
-        let take = || views.fall_back(&both.limits(), key(1), || [0; 16], 1, 0).1;
+        let take = || views.fall_back(&both.limits(), key(1), || [0; 16], 1, 0, 0).1;
         let taken: Vec<_> = (0..3).map(|_| take().expect("a share of three")).collect();
         assert!(take().is_none());
         views.give_back(&both.limits(), key(1), 1, &taken[2], 0);
@@ -822,7 +837,7 @@ mod tests {
         ) {
             let both = both(average, burst);
             let gives_back = if holds { GivesBack::Perhaps } else { GivesBack::No };
-            let lease = Lease { tokens, gives_back };
+            let lease = Lease { tokens, gives_back, paused: 0 };
             let quota = both.whole.windows()[0].quota;
             let views: Vec<Views> = (0..REPLICAS).map(|_| Views::default()).collect();
             let mut wires: Vec<Wire> = (0..REPLICAS).map(|_| Wire::default()).collect();
