@@ -21,6 +21,7 @@ mod connect;
 mod courier;
 mod driver;
 mod registry;
+mod remedy;
 mod script;
 mod settings;
 mod shared;
