@@ -19,6 +19,9 @@ const X_RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-rese
 /// Traefik's own.
 const X_RETRY_IN: HeaderName = HeaderName::from_static("x-retry-in");
 
+/// The largest number that a structured field may hold (RFC 9651 §3.3.1): a larger one would spoil the whole field.
+const MOST_TOLD: u64 = 999_999_999_999_999;
+
 /// A window as clients are told of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ToldWindow {
@@ -103,7 +106,10 @@ impl LimitAnswer {
     pub fn plain(middleware: MiddlewareName, windows: Vec<ToldWindow>) -> Self {
         let policy: Vec<_> = windows
             .iter()
-            .map(|window| format!("{:?};q={};w={}", &*window.name, window.quota, window.seconds))
+            .map(|window| {
+                let (quota, seconds) = (window.quota.min(MOST_TOLD), window.seconds.min(MOST_TOLD));
+                format!("{:?};q={quota};w={seconds}", &*window.name)
+            })
             .collect();
         let several = windows.len() > 1;
         let label = |window: &ToldWindow| match several {
@@ -128,7 +134,7 @@ impl LimitAnswer {
         let Some(window) = self.windows.get(standing.window) else { return };
         let reset = whole_seconds(standing.reset);
         if self.fields.standard {
-            let remaining = standing.remaining;
+            let (remaining, reset) = (standing.remaining.min(MOST_TOLD), reset.min(MOST_TOLD));
             let told = value::written(format_args!("{:?};r={remaining};t={reset}", &*window.name));
             headers.insert(RATE_LIMIT, told);
             headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
@@ -297,6 +303,19 @@ mod tests {
                 "x-ratelimit-reset: 62",
             ]
         );
+    }
+
+    #[test]
+    fn no_number_is_larger_than_a_structured_field_may_hold() {
+        // A larger one is an error of syntax, for which clients drop the whole field.
+        let window = ToldWindow { name: "default".into(), quota: u64::MAX, seconds: u64::MAX };
+        let fields = LimitFields { standard: true, legacy: true };
+        let answer = LimitAnswer { fields, ..LimitAnswer::plain(MiddlewareName::new("m"), vec![window]) };
+        let mut headers = Fields::new();
+        answer.tell(&Standing { window: 0, remaining: u64::MAX, reset: Duration::MAX }, &mut headers);
+        assert_eq!(headers["ratelimit-policy"], "\"default\";q=999999999999999;w=999999999999999");
+        assert_eq!(headers["ratelimit"], "\"default\";r=999999999999999;t=999999999999999");
+        assert_eq!(headers["x-ratelimit-remaining"], u64::MAX.to_string());
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Quota {
         self.refill_time(self.size)
     }
 
+    /// How long so many tokens take to come.
+    pub fn time_of(&self, tokens: u64) -> Nanos {
+        self.refill_time(u128::from(tokens).saturating_mul(u128::from(self.token)))
+    }
+
     /// Units a nanosecond, units a token: all that another implementation needs to count exactly the same.
     pub fn units(&self) -> (u64, u64) {
         (self.per_nano, self.token)

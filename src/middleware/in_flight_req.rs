@@ -19,7 +19,7 @@ use super::{CompileContext, Flow, LinkContext};
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct InFlightReqConfig {
-    /// Requests of one key that may be in flight together. Required, at least 1.
+    /// Requests of one key that may be in flight together; 0 refuses all. Required.
     pub amount: Option<i64>,
     /// What requests are counted by. Default: the host that is asked for.
     pub source_criterion: Option<SourceCriterionConfig>,
@@ -33,15 +33,17 @@ impl InFlightReqConfig {
         at: &ConfigPath,
         cx: &mut CompileContext<'_>,
     ) -> Option<InFlightReq> {
-        let amount = match self.amount.map(u64::try_from) {
-            Some(Ok(amount)) if amount > 0 => Some(amount),
+        let amount = match self.amount {
+            Some(amount) if amount > 0 => u64::try_from(amount).ok(),
+            // From Traefik.
+            Some(_) => {
+                let problem = Problem::warning(&at.key("amount"), "an amount below 1 refuses every request");
+                cx.problems.push(problem.hint("write amount: 100"));
+                Some(0)
+            }
             None => {
                 let problem = Problem::error(&at.key("amount"), "inFlightReq needs an amount");
                 cx.problems.push(problem.hint("write amount: 100"));
-                None
-            }
-            Some(_) => {
-                cx.problems.push(Problem::error(&at.key("amount"), "amount must be at least 1"));
                 None
             }
         };
@@ -117,11 +119,19 @@ mod tests {
     }
 
     #[test]
+    fn an_amount_of_none_refuses_everything_and_is_told_of() {
+        // It refused the document, which Traefik takes.
+        for options in ["{amount: 0}", "{amount: -1}"] {
+            assert_eq!(problems("inFlightReq", options).warnings, ["inFlightReq.amount"]);
+            let link = edit("inFlightReq", options);
+            link.on_request(&mut context(), &mut request("/", &[])).expect_err("none is allowed");
+        }
+    }
+
+    #[test]
     fn bad_values_are_named_by_their_key() {
         for (options, path) in [
             ("{}", "inFlightReq.amount"),
-            ("{amount: 0}", "inFlightReq.amount"),
-            ("{amount: -1}", "inFlightReq.amount"),
             (
                 "{amount: 1, sourceCriterion: {requestHost: true, requestHeaderName: A}}",
                 "inFlightReq.sourceCriterion",

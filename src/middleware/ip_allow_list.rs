@@ -151,7 +151,6 @@ mod tests {
             ("{sourceRange: [10.0.0.1, 10.0.0.0/33]}", "ipAllowList.sourceRange[1]"),
             ("{sourceRange: ['']}", "ipAllowList.sourceRange[0]"),
             ("{sourceRange: [10.0.0.1], rejectStatusCode: 99}", "ipAllowList.rejectStatusCode"),
-            ("{sourceRange: [10.0.0.1], ipStrategy: {depth: -1}}", "ipAllowList.ipStrategy.depth"),
             (
                 "{sourceRange: [10.0.0.1], ipStrategy: {excludedIPs: [x]}}",
                 "ipAllowList.ipStrategy.excludedIPs[0]",

@@ -253,6 +253,13 @@ pub enum Link {
     Around(Around),
 }
 
+impl Link {
+    /// Whether it counts requests, so that to pass it twice would count one as two.
+    pub fn counts(&self) -> bool {
+        matches!(self, Self::Edit(Edit::RateLimit(_) | Edit::InFlightReq(_)))
+    }
+}
+
 /// A link that looks at heads only.
 #[derive(Clone, Debug)]
 pub enum Edit {

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -328,8 +331,18 @@ fn check_costs(windows: &Windows, costs: &[Cost], at: &ConfigPath, problems: &mu
     }
 }
 
-/// Fields that the proxy itself writes.
-const NOT_SETTABLE: [HeaderName; 3] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
+/// Fields that the proxy itself writes, or that are about the connection (RFC 9110 §7.6.1): HTTP/2 knows none of these
+/// (RFC 9113 §8.2.2), and clients would drop the answer.
+const NOT_SETTABLE: [HeaderName; 8] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    DATE,
+    UPGRADE,
+    TRAILER,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 impl RefusalConfig {
     /// Adds one [`Problem`] per bad value and then returns `None`.
@@ -342,8 +355,8 @@ impl RefusalConfig {
             problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
         }
         let mut headers = Vec::new();
-        let content_type =
-            self.content_type.as_ref().map(|value| ("Content-Type", value, at.key("contentType")));
+        let content_type = self.content_type.as_ref().filter(|value| !value.is_empty());
+        let content_type = content_type.map(|value| ("Content-Type", value, at.key("contentType")));
         let more =
             self.headers.iter().map(|(name, value)| (name.as_str(), value, at.key("headers").key(name)));
         for (name, value, at) in content_type.into_iter().chain(more) {
@@ -575,8 +588,11 @@ impl RateLimit {
         let mut standing = note.standing;
         match &note.taken {
             Some(taken) if !rules.count.contains(head.status) => {
-                rules.give_back(&note.answer, taken, nanos(clock::instant()));
+                let bucket = rules.give_back(&note.answer, taken, nanos(clock::instant()));
+                let back = bucket.and_then(|local| local.limit().windows().get(standing.window));
+                let back = back.map_or(0, |window| window.quota.time_of(taken.cost));
                 standing.remaining = standing.remaining.saturating_add(taken.cost);
+                standing.reset = standing.reset.saturating_sub(Duration::from_nanos(back));
             }
             Some(TakenFor { from: TakenFrom::Shared(Receipt::Held(hold)), .. }) => hold.counts(),
             Some(_) | None => {}
@@ -648,9 +664,10 @@ impl Rules {
         }
     }
 
-    fn give_back(&self, answer: &Arc<LimitAnswer>, taken: &TakenFor, now: u64) {
+    /// Gives back what was taken; the limit that it was taken from.
+    fn give_back(&self, answer: &Arc<LimitAnswer>, taken: &TakenFor, now: u64) -> Option<&LocalLimit> {
         let mut buckets = self.plans.iter().flat_map(|(_, buckets)| buckets).chain([&self.base]);
-        let Some(bucket) = buckets.find(|bucket| Arc::ptr_eq(&bucket.answer, answer)) else { return };
+        let bucket = buckets.find(|bucket| Arc::ptr_eq(&bucket.answer, answer))?;
         match (&taken.from, &bucket.local, &bucket.shared) {
             (TakenFrom::Memory(from), Some(local), _) => {
                 local.give_back(now, LimitKey::of_bytes(&taken.key), from);
@@ -660,6 +677,7 @@ impl Rules {
             }
             (TakenFrom::Nowhere | TakenFrom::Memory(_) | TakenFrom::Shared(_), _, _) => {}
         }
+        bucket.local.as_ref()
     }
 }
 
@@ -738,8 +756,6 @@ mod tests {
     fn bad_values_are_named_by_their_key() {
         for (options, path) in [
             ("{}", "rateLimit"),
-            ("{average: -1}", "rateLimit.average"),
-            ("{average: 1, burst: -1}", "rateLimit.burst"),
             ("{average: 1, maxKeys: 0}", "rateLimit.maxKeys"),
             ("{average: 1, redis: {endpoints: ['']}}", "rateLimit.redis.endpoints[0]"),
             (
@@ -757,6 +773,23 @@ mod tests {
             let compiled = problems("rateLimit", options);
             assert!(compiled.link.is_none() && compiled.errors().is_empty(), "{options}");
         }
+    }
+
+    #[test]
+    fn negative_numbers_count_as_none_and_are_told_of() {
+        // They refused the document, which Traefik takes.
+        let off = problems("rateLimit", "{average: -1}");
+        assert!(off.link.is_none() && off.errors().is_empty());
+        assert_eq!(off.warnings, ["rateLimit.average"]);
+        let small = problems("rateLimit", "{average: 1, period: 1m, burst: -5}");
+        assert_eq!(small.warnings, ["rateLimit.burst"]);
+        let link = edit("rateLimit", "{average: 1, period: 1m, burst: -5}");
+        let mut context = context();
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Err(Duration::from_secs(60)));
+        let depth =
+            problems("rateLimit", "{average: 1, sourceCriterion: {ipStrategy: {depth: -1}}}").warnings;
+        assert_eq!(depth, ["rateLimit.sourceCriterion.ipStrategy.depth"]);
     }
 
     #[test]
@@ -892,6 +925,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_is_told_as_if_it_had_not_been_taken() {
+        // The time told was that of the token which was given back.
+        let options = "{average: 2, period: 1h, burst: 2, countStatus: ['401'], responseFields: standard}";
+        let link = edit("rateLimit", options);
+        let mut context = context();
+        let mut told = |status: u16| {
+            context.now = clock::instant();
+            assert!(passes(&link, &mut context, "/login", &[]));
+            let mut answer = response(&[]);
+            answer.status = StatusCode::from_u16(status).expect("a status");
+            link.on_response(&context, &mut answer);
+            answer.headers["ratelimit"].to_str().expect("text").to_owned()
+        };
+        assert_eq!(told(200), "\"default\";r=2;t=0");
+        assert_eq!(told(401), "\"default\";r=1;t=1800");
+        assert_eq!(told(204), "\"default\";r=1;t=1800");
+    }
+
+    #[test]
     fn what_is_not_answered_yet_counts_so_that_guesses_at_once_are_no_way_round() {
         let link = edit("rateLimit", "{average: 1, period: 1h, burst: 2, countStatus: ['401']}");
         let mut contexts: Vec<_> = (0..5).map(|_| context()).collect();
@@ -965,6 +1017,17 @@ mod tests {
     }
 
     #[test]
+    fn methods_of_a_cost_are_compared_without_regard_to_case() {
+        let link = edit(
+            "rateLimit",
+            "{average: 10, period: 1h, burst: 10, cost: [{methods: [get, Post], cost: 10}]}",
+        );
+        let mut context = context();
+        assert_eq!(outcome(&link, &mut context, &[]), Ok(Duration::ZERO));
+        assert_eq!(outcome(&link, &mut context, &[]), Err(Duration::from_secs(3600)));
+    }
+
+    #[test]
     fn more_bad_values_are_named_by_their_key() {
         for (options, path) in [
             ("{average: 1, maxMemory: 0}", "rateLimit.maxMemory"),
@@ -995,6 +1058,8 @@ mod tests {
                 "{average: 1, refusal: {headers: {Content-Length: '5'}}}",
                 "rateLimit.refusal.headers.Content-Length",
             ),
+            ("{average: 1, refusal: {headers: {Keep-Alive: x}}}", "rateLimit.refusal.headers.Keep-Alive"),
+            ("{average: 1, refusal: {headers: {upgrade: h2c}}}", "rateLimit.refusal.headers.upgrade"),
         ] {
             assert_eq!(problems("rateLimit", options).errors(), [path], "{options}");
         }

@@ -32,9 +32,9 @@ impl IpStrategyConfig {
     pub fn compile(&self, at: &ConfigPath, problems: &mut Problems) -> Option<IpStrategy> {
         let before = problems.len();
         let depth = usize::try_from(self.depth.unwrap_or(0)).unwrap_or_else(|_| {
-            problems.push(
-                Problem::error(&at.key("depth"), "depth must not be negative").hint("1 is the last entry"),
-            );
+            // From Traefik.
+            let problem = Problem::warning(&at.key("depth"), "depth is negative, which counts as 0: off");
+            problems.push(problem.hint("1 is the last entry"));
             0
         });
         let excluded = compile_ranges(&self.excluded_ips, &at.key("excludedIPs"), problems);

@@ -81,6 +81,34 @@ http:
 }
 
 #[test]
+fn a_limit_that_stands_on_the_way_twice_counts_a_request_once() {
+    // It counted for each mention: a limit of an entry point that a router or a chain named too was half of what
+    // it said, and an `inFlightReq` of 1 let nobody in.
+    let origin = origin().start();
+    for limit in
+        ["rateLimit: { average: 2, period: 1h, burst: 2, scope: SCOPE }", "inFlightReq: { amount: 1 }"]
+    {
+        for scope in ["router", "middleware"] {
+            let text = format!(
+                r#"
+entryPoints: {{ web: {{ address: "127.0.0.1:0", http: {{ middlewares: [limit] }} }} }}
+http:
+  routers:
+    all: {{ rule: "Host(`a.test`)", service: pods, middlewares: [limit, both] }}
+  middlewares:
+    limit: {{ {} }}
+    both: {{ chain: {{ middlewares: [limit, limit@file] }} }}
+  services: {{ pods: {{ loadBalancer: {{ servers: [{{ url: "{{origin}}" }}] }} }} }}
+"#,
+                limit.replace("SCOPE", scope)
+            );
+            let proxy = proxy().origin("origin", &origin).config(&text).start();
+            assert_eq!(statuses(&proxy, "/", &[], 2), [200; 2], "{limit}");
+        }
+    }
+}
+
+#[test]
 fn what_is_too_early_is_held_back_as_long_as_may_be_and_not_refused() {
     let origin = origin().start();
     let proxy = limited("{ average: 4, burst: 1, maxDelay: 1m }", &origin);

@@ -470,6 +470,35 @@ fn a_full_redis_and_one_that_may_only_be_read_count_as_away_until_they_are_mende
 }
 
 #[test]
+fn the_log_says_what_stands_in_the_way_now_and_how_to_mend_it() {
+    // It said what the outage began with, such as a broken connection, and nothing of what then kept Redis away.
+    let (server, origin) = (RedisServer::start(), origin().start());
+    let redis = format!("endpoints: ['{}'], timeout: 5s", server.address());
+    let proxy = replica(&origin, Rate { average: 1, burst: 1 }, &redis);
+    let said = |words: &str| {
+        eventually(words, || proxy.log_lines().iter().any(|line| format!("{line:?}").contains(words)));
+    };
+
+    let mut operator = server.connect();
+    let mut command = |words: &[&str]| {
+        let done: redis::RedisResult<redis::Value> =
+            redis::cmd(words[0]).arg(&words[1..]).query(&mut operator);
+        done.expect("an operator's command");
+    };
+    command(&["CONFIG", "SET", "requirepass", "correct-horse-battery"]);
+    command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    said("it asks for a password: write redis.password");
+    command(&["CONFIG", "SET", "requirepass", ""]);
+    await_redis(&proxy, 1.0);
+    command(&["ACL", "SETUSER", "default", "-set"]);
+    said("the user needs ~sluicegate:* +@connection +evalsha +eval +get +set +time)");
+    command(&["ACL", "SETUSER", "default", "+set"]);
+    await_redis(&proxy, 1.0);
+    command(&["REPLICAOF", "127.0.0.1", "1"]);
+    said("READONLY You can't write against a read only replica (this is a replica: write the master");
+}
+
+#[test]
 fn a_server_that_talks_nonsense_counts_as_away() {
     let origin = origin().start();
     for nonsense in [
@@ -708,7 +737,8 @@ fn a_reload_keeps_connections_and_takes_new_settings() {
 #[test]
 fn passwords_are_shown_nowhere() {
     const PASSWORD: &str = "correct-horse-battery";
-    let acl = "+@connection +evalsha +eval +script|load +get +set +time";
+    // What the documentation says that it needs, and nothing else.
+    let acl = "+@connection +evalsha +eval +get +set +time";
     let user = format!("--user edge on >{PASSWORD} ~sluicegate:* {acl}");
     let arguments: Vec<&str> = user.split(' ').collect();
     let (server, origin) = (RedisServer::with(&arguments), origin().start());

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::courier::Return;
 use super::driver;
+use super::remedy;
 use super::script::{Answer, Question};
 use super::settings::Settings;
 use super::shared::Replica;
@@ -38,7 +40,7 @@ pub(super) type Reply = Result<(u64, Answer), Trouble>;
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) question: Question,
-    pub(super) reply: oneshot::Sender<Reply>,
+    pub(super) reply: Return,
 }
 
 /// What operators see of a Redis.
@@ -69,14 +71,18 @@ pub struct Figures {
     pub outages: AtomicU64,
 }
 
-/// A reason that is not the last one is said no more often than this.
+/// Reasons that are said at once while it is away: what it began with, and what then stands in the way.
+const SAID_AT_ONCE: u32 = 3;
+/// Further ones are said no more often than this.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct State {
     health: Health,
-    /// When the log was last told of trouble.
-    said: Option<Instant>,
+    /// What the log was last told of, and when.
+    said: Option<(String, Instant)>,
+    /// How often it was told since it is away.
+    times: u32,
 }
 
 /// What the handle and its task share. The task lives as long as the handle does.
@@ -109,23 +115,28 @@ impl Inner {
         }
     }
 
-    /// Notes that it is away. Said once for each time, and now and then when the reason has changed.
+    /// Notes that it is away. Said once for each time, and again when the reason is another one than was said.
     pub(super) fn away(&self, trouble: &str) {
         self.up.store(false, Ordering::Relaxed);
+        let trouble = remedy::told(trouble, &self.settings);
         let mut state = self.state.lock();
         let first = state.health.up || state.health.since.is_none();
-        let other = state.health.trouble.as_deref() != Some(trouble);
         if state.health.up {
             self.figures.outages.fetch_add(1, Ordering::Relaxed);
         }
         if first {
             state.health.since = Some(SystemTime::now());
+            state.times = 0;
         }
         state.health.up = false;
-        state.health.trouble = Some(trouble.to_owned());
-        if first || (other && state.said.is_none_or(|said| said.elapsed() > SAY_AGAIN)) {
-            state.said = Some(Instant::now());
+        state.health.trouble = Some(trouble.clone());
+        let other = state.said.as_ref().is_none_or(|(said, at)| {
+            *said != trouble && (state.times < SAID_AT_ONCE || at.elapsed() > SAY_AGAIN)
+        });
+        if first || other {
             tracing::warn!(redis = %self.label, trouble, "redis is away, limits are decided by onFailure");
+            state.said = Some((trouble, Instant::now()));
+            state.times = state.times.saturating_add(1);
         }
     }
 
@@ -204,7 +215,7 @@ impl Backend {
         if !self.is_up() {
             return Err(Trouble::Away);
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Return::here();
         match self.asks.try_send(Ask { question, reply }) {
             Ok(()) => Ok(answer),
             Err(_) => Err(Trouble::Crowded),

@@ -125,6 +125,25 @@ fn number(key: &str, value: Option<i64>, default: u64, at: &ConfigPath, problems
     })
 }
 
+/// The same for Traefik's own keys, where a negative number counts as none.
+fn number_or_none(
+    key: &str,
+    value: Option<i64>,
+    default: u64,
+    means: &str,
+    at: &ConfigPath,
+    problems: &mut Problems,
+) -> u64 {
+    let value = value.map(|value| {
+        u64::try_from(value).unwrap_or_else(|_| {
+            let problem = Problem::warning(&at.key(key), format!("{key} is negative, which counts as 0"));
+            problems.push(problem.hint(format!("write {key}: 0, {means}")));
+            0
+        })
+    });
+    value.unwrap_or(default)
+}
+
 fn quota(
     average: NonZeroU64,
     period: Option<HumanDuration>,
@@ -149,8 +168,8 @@ impl PlanConfig {
         problems: &mut Problems,
     ) -> Option<Windows> {
         let before = problems.len();
-        let average = number("average", self.average, 0, at, problems);
-        let burst = number("burst", self.burst, 1, at, problems);
+        let average = number_or_none("average", self.average, 0, "which is no limit", at, problems);
+        let burst = number_or_none("burst", self.burst, 1, "which is 1", at, problems);
         let mut windows = Vec::with_capacity(1 + self.limits.len());
         if let Some(average) = NonZeroU64::new(average) {
             let quota = quota(average, self.period, burst, delay);

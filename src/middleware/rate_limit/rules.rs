@@ -130,7 +130,9 @@ impl CostConfig {
                 problems.error(&at.key("methods").index(index), format!("bad method {method:?}"));
             }
         }
-        (!problems.errors_since(before)).then(|| Cost { path, methods: self.methods.clone(), cost })
+        // As in the rule `Method`: what is written in small letters means the same.
+        let methods = self.methods.iter().map(|method| method.to_ascii_uppercase()).collect();
+        (!problems.errors_since(before)).then_some(Cost { path, methods, cost })
     }
 }
 
