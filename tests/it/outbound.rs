@@ -507,6 +507,27 @@ fn a_client_that_goes_away_while_it_waits_leaves_its_turn_unused() {
 }
 
 #[test]
+fn a_service_and_a_middleware_that_name_the_same_redis_share_its_connections() {
+    let (server, partner) = (RedisServer::start(), Partner::start());
+    let redis = at(&server, "timeout: 5s");
+    let both = document(&[&partner.origin], &format!("average: 1, period: 1h, maxWait: 0, {redis}"))
+        .replace("service: partner }", "service: partner, middlewares: [limit] }")
+        + &format!(
+            "  middlewares: {{ limit: {{ rateLimit: {{ average: 1, period: 1h, burst: 2, {redis} }} }} }}\n"
+        );
+    let proxy = proxy().config(&both).start();
+    await_redis(&proxy, 1.0);
+    let mut client = proxy.client("a.test");
+
+    assert_eq!([(); 3].map(|()| client.get("/").status), [200, 503, 429]);
+
+    let known = proxy.admin_get("/api/redis").expect(200).json();
+    assert_eq!(known.as_array().map(Vec::len), Some(1), "{known}");
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut server.connect()).expect("a list");
+    assert_eq!(clients.lines().filter(|line| line.contains("cmd=evalsha")).count(), 1, "{clients}");
+}
+
+#[test]
 fn passwords_of_what_goes_out_are_shown_nowhere() {
     const PASSWORD: &str = "correct-horse-battery";
     let partner = Partner::start();

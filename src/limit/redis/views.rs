@@ -740,6 +740,34 @@ mod tests {
     }
 
     #[test]
+    fn until_a_pause_is_over_neither_a_lease_nor_a_share_has_anything_and_then_no_burst() {
+        let both = both(3, 9);
+        let until = 5 * SECOND;
+        let views = Views::default();
+        let leased = |now| {
+            let lease = Lease { tokens: 9, gives_back: GivesBack::No, paused: until };
+            lease_as(&views, &both, 1, lease, now)
+        };
+        assert_eq!([leased(0), leased(until)], [Some(false); 2]);
+        // A word of Redis that was not told of it changes nothing.
+        views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &[0], at: 0, order: 1 });
+        assert_eq!([leased(0), leased(until)], [Some(false); 2]);
+        assert_eq!(
+            [leased(until + SECOND / 3 + 1), leased(until + SECOND / 3 + 1)],
+            [Some(true), Some(false)]
+        );
+
+        let views = Views::default();
+        let shared = |now| {
+            let (decision, _) = views.fall_back(&both.limits(), key(1), || [0; 16], 1, until, now);
+            decision.allowed
+        };
+        assert_eq!([shared(0), shared(until)], [false; 2]);
+        // In this test a share has a smaller bucket, and the whole rate.
+        assert_eq!([shared(until + SECOND / 3 + 1), shared(until + SECOND / 3 + 1)], [true, false]);
+    }
+
+    #[test]
     fn what_goes_back_to_redis_has_a_bound() {
         let views = Views::default();
         let returned = || Returned { key: key(1), digest: [0; 16], tokens: 1, since: 0, spent: Spent::new() };
@@ -833,9 +861,18 @@ mod tests {
         /// Redis is a bucket here, and its answers take as long as they like.
         #[test]
         fn replicas_exceed_the_limit_by_no_more_than_their_leases(
-            average in 1..50_u64, burst in 1..30_u64, tokens in 1..8_u64, holds in any::<bool>(), events in events(),
+            average in 1..50_u64, burst in 1..30_u64, tokens in 1..8_u64, holds in any::<bool>(),
+            queue in 0..10_u64, events in events(),
         ) {
-            let both = both(average, burst);
+            // What may wait for its turn counts when that comes.
+            let queue = if holds { 0 } else { queue };
+            let mut both = both(average, burst);
+            for limit in [&mut both.whole, &mut both.share] {
+                *limit = Limit::new(limit.windows().iter().map(|window| Window {
+                    quota: window.quota.queueing(Duration::from_secs(60), queue),
+                    ..window.clone()
+                }));
+            }
             let gives_back = if holds { GivesBack::Perhaps } else { GivesBack::No };
             let lease = Lease { tokens, gives_back, paused: 0 };
             let quota = both.whole.windows()[0].quota;
@@ -847,16 +884,16 @@ mod tests {
                 now += gap + 1_000;
                 let (views, wire) = (&views[replica], &mut wires[replica]);
                 match event {
-                    Event::Request => match lease_as(views, &both, 1, lease, now) {
-                        Some(true) if holds => wire.held.push_back(now),
-                        Some(true) => allowed.push(now),
-                        Some(false) => {}
+                    Event::Request => match views.lease(&both.limits(), key(1), || [0; 16], 1, lease, now) {
+                        Some((decision, _)) if decision.allowed && holds => wire.held.push_back(now),
+                        Some((decision, _)) if decision.allowed => allowed.push(now + decision.wait),
+                        Some(_) => {}
                         None => {
                             // Asked and answered at once.
                             let take = quota.take(redis, 1, now);
-                            if take.lacking == 0 {
+                            if quota.bears(take.lacking) {
                                 redis = take.full_at;
-                                allowed.push(now);
+                                allowed.push(now + quota.refill_time(take.lacking));
                             }
                             let spent = [quota.spent(redis, now)];
                             let word = Word { spent: &spent, at: now, order: now / 1_000 };
