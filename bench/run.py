@@ -9,7 +9,7 @@ CPU microseconds per request from /proc, medians of the rounds, JSON out.
 --extra 'NAME:COMMAND:PORT'      plain HTTP on PORT, TLS (h1+h2) on PORT+1. The command
                                  is run by the shell with BENCH_PORT BENCH_TLS_PORT
                                  BENCH_UP1 BENCH_UP2 BENCH_CERT BENCH_KEY BENCH_WORKERS
-                                 BENCH_VARIANT (base notickets rl_high rl_low hosts ws grpc)
+                                 BENCH_VARIANT (base notickets rl_high rl_low rl_exact rl_lease hosts ws grpc)
                                  BENCH_RATE BENCH_DIR set.
 --mode one: proxy on one core (1 worker), backend and generator on the other.
 --mode all: one worker per core, nothing pinned.
@@ -211,7 +211,26 @@ class Bench:
         conf = self.write("backend.nginx.conf", "backend.conf", {"WORKERS": 1 if a.mode == "one" else os.cpu_count(), **ports, **http2_words(a.backend)})
         self.backend = Proc("backend", [a.backend, "-e", os.path.join(self.dir, "backend.err"), "-c", conf], cpu=self.gen_cpu, log=os.path.join(self.dir, "backend.log"))
         wait_up(self.backend, a.backend_port, None, False)
-        self.echo = None
+        self.echo = self.redis = None
+
+    def shared_store(self, variant):
+        """The address of the Redis that a variant's limits are in, which is started here; none for others."""
+        if variant not in REDIS:
+            return {}
+        port = self.a.backend_port + 6
+        if self.redis is None:
+            argv = [self.a.redis, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+            self.redis = Proc("redis", argv, cpu=self.gen_cpu, log=os.path.join(self.dir, "redis.log"))
+            end = time.time() + 10
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 3).close()
+                    break
+                except OSError:
+                    if time.time() > end:
+                        raise
+                    time.sleep(0.1)
+        return {"redis": True, "REDIS": f"127.0.0.1:{port}"}
 
     def upstreams(self, variant):
         """Where a variant's requests go: the backend, its HTTP/2 side, or the pod of WebSockets, which is started here."""
@@ -239,7 +258,7 @@ class Bench:
         name, kind, flags, binary, port = peer["name"], peer["kind"], peer["flags"], peer["bin"], peer["port"]
         up = self.upstreams(variant)
         ctx = {"NAME": name, "PORT": port, "TLS_PORT": port + 1, variant: True, "UP1": up[0], "UP2": up[1], "RATE": 100 if variant == "rl_low" else 100_000_000,
-               **{f: True for f in flags}}
+               **{f: True for f in flags}, **self.shared_store(variant)}
         if variant == "hosts":
             ctx["hosts"] = [{"host": f"h{i:03d}.example.test"} for i in range(1000)]
         argv, shell, env = None, False, dict(os.environ)
@@ -297,7 +316,7 @@ class Bench:
         rep = os.path.join(HERE, "report.lua")
         u, t = f"http://127.0.0.1:{port}", f"https://127.0.0.1:{port + 1}"
         wrk = lambda c, url, *x, lua=rep: pin + ["wrk", f"-t{thr}", f"-c{c}", f"-d{secs}s", "--timeout", "10s", *x, "-s", lua, url]
-        if sc in ("h1", "rl_high", "rl_low", "links"):
+        if sc in ("h1", "rl_high", "rl_low", "links", *REDIS):
             return wrk(64, u + "/")
         if sc == "h1c8":
             return wrk(8, u + "/")
@@ -329,13 +348,14 @@ class Bench:
             return self.idle(sc, name, port)
         argv = self.gen(sc, port, secs)
         pids, bp = self.running[name].pids, (self.echo if sc == "ws" else self.backend).pids
+        rp = self.redis.pids if sc in REDIS else []
         log = os.path.join(self.dir, "h2.log")
         if sc in ("h2", "grpc") and os.path.exists(log):
             os.unlink(log)
-        c0, b0, t0 = cpu_us(pids), cpu_us(bp), time.time()
+        c0, b0, r0, t0 = cpu_us(pids), cpu_us(bp), cpu_us(rp), time.time()
         r = subprocess.run(argv, capture_output=True, text=True, timeout=secs + 60)
         wall = time.time() - t0
-        c1, b1 = cpu_us(pids), cpu_us(bp)
+        c1, b1, r1 = cpu_us(pids), cpu_us(bp), cpu_us(rp)
         rss, pss = mem_kb(pids)
         o = {"name": name, "scenario": sc, "wall": wall, "proxy_cpu_us": c1 - c0, "cpu_util": (c1 - c0) / wall / 1e6, "rss_kb": rss, "pss_kb": pss, "cmd": shlex.join(argv)}
         if sc in ("h2", "grpc"):
@@ -367,7 +387,7 @@ class Bench:
             o.update(requests=n, rps=n / (j["us"] / 1e6), mbps=j["bytes"] / j["us"], errors=j["non2xx"] + j["connect_err"] + j["read_err"] + j["write_err"] + j["timeouts"],
                      non2xx=j["non2xx"], p50=j["p50"], p99=j["p99"], p999=j["p999"])
         n = max(1, o["requests"])
-        o.update(cpu_us_req=(c1 - c0) / n, backend_us_req=(b1 - b0) / n)
+        o.update(cpu_us_req=(c1 - c0) / n, backend_us_req=(b1 - b0) / n, redis_us_req=(r1 - r0) / n)
         return o
 
     def idle(self, sc, name, port):
@@ -410,7 +430,9 @@ class Bench:
                 "idle_cpu_ms_per_s": (c3 - c2) / 2000, "alive_sample": alive, "cpu_us_req": (c1 - c0) / count, "backend_us_req": 0, "cpu_util": (c1 - c0) / wall / 1e6, "p50": None, "p99": None, "p999": None, "cmd": f"{count} connections"}
 
 
-VARIANT = {"ws": "ws", "grpc": "grpc", "hs": "notickets", "links": "links", "rl_high": "rl_high", "rl_low": "rl_low", "hosts": "hosts"}
+VARIANT = {"ws": "ws", "grpc": "grpc", "hs": "notickets", "links": "links", "rl_high": "rl_high", "rl_low": "rl_low", "rl_exact": "rl_exact", "rl_lease": "rl_lease", "hosts": "hosts"}
+# Variants whose limit is in Redis, and who can have it there.
+REDIS = {"rl_exact": ("sluicegate", "traefik"), "rl_lease": ("sluicegate",)}
 med = lambda v: statistics.median(v) if v else None
 
 
@@ -420,7 +442,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--peer", action="append", default=[])
     ap.add_argument("--extra", action="append", default=[])
-    ap.add_argument("--scenarios", default="h1,large,rl_low,hosts,open,idle,tls1,h2,hs,tlslarge,idletls,ws,grpc")
+    ap.add_argument("--scenarios", default="h1,large,rl_low,rl_high,rl_exact,rl_lease,hosts,open,idle,tls1,h2,hs,tlslarge,idletls,ws,grpc")
     ap.add_argument("--mode", choices=["one", "all"], default="one")
     ap.add_argument("--workers", type=int)
     ap.add_argument("--rounds", type=int, default=5)
@@ -430,6 +452,7 @@ def main():
     ap.add_argument("--nice", type=int, default=0, help="niceness of proxy, backend and generator (below 0 needs root)")
     ap.add_argument("--backend", default="nginx")
     ap.add_argument("--backend-port", type=int, default=19001)
+    ap.add_argument("--redis", default="redis-server")
     ap.add_argument("--openloop", default=os.path.join(HERE, "out", "openloop"))
     ap.add_argument("--messages", default=os.path.join(HERE, "out", "messages"))
     ap.add_argument("--dir", default=os.environ.get("BENCH_DIR") or os.path.join(tempfile.gettempdir(), "proxy-bench"))
@@ -462,7 +485,7 @@ def main():
     try:
         for sc in a.scenarios.split(","):
             variant = VARIANT.get(sc, "base")
-            needs = {"ws": a.messages, "grpc": "h2load", "h2": "h2load"}.get(sc)
+            needs = {"ws": a.messages, "grpc": "h2load", "h2": "h2load", **dict.fromkeys(REDIS, a.redis)}.get(sc)
             if needs and not shutil.which(needs):
                 print(f"-- {sc}: {needs} not found, left out", file=sys.stderr)
                 continue
@@ -472,6 +495,8 @@ def main():
                     continue  # five edit links: a figure of ours alone
                 if variant in ("rl_high", "rl_low") and p["kind"] == "caddy":
                     continue  # no rate limiter in the standard build
+                if p["kind"] not in REDIS.get(variant, (p["kind"],)):
+                    continue
                 if variant == "grpc" and p["kind"] == "caddy":
                     continue  # not configured for h2c here
                 if sc.startswith("idle"):
@@ -508,8 +533,8 @@ def main():
     finally:
         b.stop_all()
         b.backend.stop()
-        if b.echo:
-            b.echo.stop()
+        for p in filter(None, (b.echo, b.redis)):
+            p.stop()
 
 
 def table(sc, a, rows, names):
@@ -521,7 +546,7 @@ def table(sc, a, rows, names):
             print(f"| {r['name']} | {r['idle_rss_before_kb']} | {r['rss_kb']} | {r['idle_bytes_per_conn']:.0f} | {r['idle_cpu_ms_per_s']:.1f} | {r['requests']} | {r['alive_sample']} |")
         sys.stdout.flush()
         return
-    print("| proxy | req/s | CPU us/req (min-max) | p50 us | p99 us | p99.9 us | proxy cores used | backend us/req | RSS MiB | non-2xx+errors |\n|---|---|---|---|---|---|---|---|---|---|")
+    print("| proxy | req/s | CPU us/req (min-max) | p50 us | p99 us | p99.9 us | proxy cores used | backend+redis us/req | RSS MiB | non-2xx+errors |\n|---|---|---|---|---|---|---|---|---|---|")
     for n in names:
         v = [r for r in rows if r["name"] == n]
         if not v:
@@ -529,7 +554,7 @@ def table(sc, a, rows, names):
         g = lambda k: med([r[k] for r in v if r.get(k) is not None])
         c = [r["cpu_us_req"] for r in v]
         i = lambda x: "-" if x is None else f"{x:.0f}"
-        print(f"| {n} | {g('rps'):.0f} | {med(c):.2f} ({min(c):.2f}-{max(c):.2f}) | {i(g('p50'))} | {i(g('p99'))} | {i(g('p999'))} | {g('cpu_util'):.2f} | {g('backend_us_req'):.2f} | {g('rss_kb')/1024:.0f} | {sum(r['errors'] for r in v)} |")
+        print(f"| {n} | {g('rps'):.0f} | {med(c):.2f} ({min(c):.2f}-{max(c):.2f}) | {i(g('p50'))} | {i(g('p99'))} | {i(g('p999'))} | {g('cpu_util'):.2f} | {g('backend_us_req') + (g('redis_us_req') or 0):.2f} | {g('rss_kb')/1024:.0f} | {sum(r['errors'] for r in v)} |")
     sys.stdout.flush()
 
 

@@ -357,10 +357,15 @@ impl AdminView for Status {
     fn limits(&self) -> Vec<LimitStatus> {
         let Some(shared) = self.shared.lock().clone() else { return Vec::new() };
         let snapshot = shared.snapshot.load();
-        let status = |(name, store): (&str, &Arc<Store>)| LimitStatus {
-            name: name.to_owned(),
-            counts: store.counts(),
-            top: store.top(),
+        let status = |(name, store): (&str, &Arc<Store>)| {
+            let mut shared = BTreeMap::new();
+            // A limit with several plans has several views.
+            for (_, views) in snapshot.stores.redis.all_views().filter(|(limit, _)| *limit == name) {
+                for (by, decided) in views.tally.by() {
+                    *shared.entry(by).or_insert(0) += decided;
+                }
+            }
+            LimitStatus { name: name.to_owned(), counts: store.counts(), top: store.top(), shared }
         };
         snapshot.stores.rates().map(status).collect()
     }

@@ -149,7 +149,7 @@ fn limit(status: &LimitStatus) -> Value {
     let counts = &status.counts;
     let top =
         status.top.iter().map(|top| json!({ "key": top.key, "refused": top.refused, "error": top.error }));
-    json!({
+    let mut shown = json!({
         "name": status.name,
         "admitted": counts.admitted,
         "delayed": counts.delayed,
@@ -158,7 +158,11 @@ fn limit(status: &LimitStatus) -> Value {
         "bytes": counts.bytes,
         "evicted": counts.evicted,
         "topKeys": top.collect::<Vec<_>>(),
-    })
+    });
+    if !status.shared.is_empty() {
+        shown["decidedBy"] = json!(status.shared);
+    }
+    shown
 }
 
 fn redis(status: &RedisStatus) -> Value {

@@ -95,6 +95,8 @@ pub struct LimitStatus {
     pub counts: Counts,
     /// The keys that are refused most.
     pub top: Vec<TopKey>,
+    /// Where replicas share the limit: how many requests were decided by whom.
+    pub shared: BTreeMap<&'static str, u64>,
 }
 
 /// A Redis that limits are shared through.

@@ -333,6 +333,9 @@ fn service(service: &Service, route: &Route, indent: usize, out: &mut String) ->
                         HumanDuration(nanos(quota.max_delay())),
                     )?;
                 }
+                if let Some(shared) = outbound.pace.shared() {
+                    writeln!(out, "{:indent$}   shared through {shared}", "")?;
+                }
             }
             let set = balanced.endpoints.load();
             if set.members().is_empty() {

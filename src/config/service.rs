@@ -9,6 +9,7 @@ use super::balancing::{
     FailoverConfig, HashConfig, HighestRandomWeightConfig, MirroringConfig, SpilloverConfig, StickyConfig,
 };
 use crate::common::units::HumanDuration;
+use crate::middleware::RedisConfig;
 
 /// Where requests are sent: exactly one of the kinds.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -123,6 +124,9 @@ pub struct OutboundLimitConfig {
     /// What a request is answered with that has no turn in time; 400 to 599. Default 503.
     #[serde(default = "unavailable")]
     pub status: u16,
+    /// Where replicas share the pace, instead of each having its own in memory. Default: none.
+    #[serde(default)]
+    pub redis: Option<RedisConfig>,
 }
 
 /// Who is limited together.

@@ -238,7 +238,8 @@ impl RateLimitConfig {
             let shared = redis.as_ref().filter(|_| local.is_some());
             let gives_back = if count.is_some() { GivesBack::Perhaps } else { GivesBack::No };
             let shared = shared.map(|redis| {
-                Box::new(redis.bind(&store_name, windows.limit(), gives_back, &mut cx.stores.redis))
+                let (limit, pauses) = (windows.limit(), Arc::default());
+                Box::new(redis.bind(&store_name, limit, gives_back, pauses, &mut cx.stores.redis))
             });
             Bucket { local, shared, answer: Arc::new(answer) }
         };

@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use crate::common::problem::{ConfigPath, Problem, Problems};
 use crate::common::units::HumanDuration;
-use crate::limit::Limit;
 use crate::limit::redis::{
     Address, GivesBack, Mode, OnFailure, Registry, Secret, Settings, SharedLimit, Tls, Topology, Use, Verify,
 };
+use crate::limit::{Limit, Pauses};
 
 /// Redis's port.
 const PORT: u16 = 6379;
@@ -27,7 +27,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_PEM: u64 = 1 << 20;
 
 /// Options of `redis`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RedisConfig {
     /// `host:port` of a server; more than one are nodes of a cluster, or sentinels. Default `localhost:6379`.
@@ -72,7 +72,7 @@ pub struct RedisConfig {
 }
 
 /// Sentinels.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SentinelConfig {
     /// The name of the master that they watch. Required.
@@ -84,7 +84,7 @@ pub struct SentinelConfig {
 }
 
 /// TLS to Redis. Texts are PEM or names of files.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, serde::Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RedisTlsConfig {
     /// Whom to trust. Default: the system's roots.
@@ -257,18 +257,19 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Puts the buckets of a limit there.
+    /// Puts the buckets of a limit there, with what upstreams asked for.
     pub fn bind(
         &self,
         name: &str,
         limit: Arc<Limit>,
         gives_back: GivesBack,
+        pauses: Arc<Pauses>,
         registry: &mut Registry,
     ) -> SharedLimit {
         let units = limit.windows().iter().map(|window| (&window.name, window.quota));
         let views = registry.views(name, &format!("{:?}", units.collect::<Vec<_>>()));
         let how = self.how(&limit, gives_back);
-        SharedLimit::new(registry.backend(&self.settings), name, limit, views, how)
+        SharedLimit::new(registry.backend(&self.settings), name, limit, views, pauses, how)
     }
 
     fn how(&self, limit: &Limit, gives_back: GivesBack) -> Use {

@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
 use crate::http::retry_after::retry_after;
-use crate::limit::{LimitKey, Pace, PaceScope, Turn, nanos};
+use crate::limit::{Granted, KeyBytes, Pace, PaceScope, Turn, nanos};
 use crate::snapshot::{Outbound, Service};
 use crate::telemetry::metrics::LimitDecision;
 
@@ -26,7 +26,7 @@ pub async fn service_turn(
     outbound: &Outbound,
 ) -> Result<(), ProxyError> {
     match outbound.pace.scope() {
-        PaceScope::Service => turn(exchange, slot, service, outbound, Pace::service_key()).await,
+        PaceScope::Service => turn(exchange, slot, service, outbound, &Pace::service_key()).await,
         PaceScope::Endpoint => Ok(()),
     }
 }
@@ -44,7 +44,10 @@ pub async fn endpoint_turn(
 ) -> Result<(), ProxyError> {
     match outbound.pace.scope() {
         PaceScope::Service => Ok(()),
-        PaceScope::Endpoint => turn(exchange, slot, service, outbound, key(outbound, endpoint)).await,
+        PaceScope::Endpoint => {
+            let key = outbound.pace.key(endpoint.url().as_str());
+            turn(exchange, slot, service, outbound, &key).await
+        }
     }
 }
 
@@ -53,31 +56,32 @@ async fn turn(
     slot: &Slot,
     service: &Service,
     outbound: &Outbound,
-    key: LimitKey,
+    key: &KeyBytes,
 ) -> Result<(), ProxyError> {
-    let core = exchange.core;
+    let (core, pace) = (exchange.core, &outbound.pace);
     let mut waited = false;
     let retry_after = loop {
-        match outbound.pace.turn(nanos(clock::instant()), key) {
-            Turn::Now => {
-                let decision = if waited { LimitDecision::Delayed } else { LimitDecision::Allowed };
-                core.metrics.outbound_limited(service.label, decision);
-                return Ok(());
-            }
-            Turn::After { wait, pauses } => {
-                waited = true;
-                let at = deadline(clock::now(), Some(Duration::from_nanos(wait)));
-                if at > exchange.deadline {
-                    return Err(ProxyError::ExchangeTimeout);
-                }
-                slot.until(at).await;
-                // Who was asked to pause meanwhile waits for another turn after it.
-                if outbound.pace.pauses() == pauses {
-                    core.metrics.outbound_limited(service.label, LimitDecision::Delayed);
-                    return Ok(());
-                }
-            }
+        let Granted { wait, pauses, fallback } = match pace.turn(nanos(clock::instant()), key).await {
+            Turn::Granted(granted) => granted,
             Turn::Refused { retry_after } => break retry_after,
+        };
+        if wait > 0 {
+            waited = true;
+            let at = deadline(clock::now(), Some(Duration::from_nanos(wait)));
+            if at > exchange.deadline {
+                return Err(ProxyError::ExchangeTimeout);
+            }
+            slot.until(at).await;
+        }
+        // Who was asked to pause meanwhile takes another turn after it.
+        if pace.pauses() == pauses {
+            let decision = match (fallback, waited) {
+                (true, _) => LimitDecision::Fallback,
+                (false, true) => LimitDecision::Delayed,
+                (false, false) => LimitDecision::Allowed,
+            };
+            core.metrics.outbound_limited(service.label, decision);
+            return Ok(());
         }
     };
     core.metrics.outbound_limited(service.label, LimitDecision::Refused);
@@ -97,17 +101,10 @@ pub fn learn(
     let unavailable = head.status == StatusCode::SERVICE_UNAVAILABLE;
     let retry_after =
         if too_many || unavailable { retry_after(&head.headers, SystemTime::now()) } else { None };
-    let key = key(outbound, endpoint);
+    let key = || outbound.pace.key(endpoint.url().as_str());
     let now = nanos(clock::instant());
     if let Some(pause) = outbound.pace.learn(now, key, too_many, retry_after) {
         exchange.core.metrics.outbound_paused(service.label);
         tracing::debug!(service = %service.name, pause_ms = pause / 1_000_000, "upstream asked for a pause");
-    }
-}
-
-fn key(outbound: &Outbound, endpoint: &Endpoint) -> LimitKey {
-    match outbound.pace.scope() {
-        PaceScope::Service => Pace::service_key(),
-        PaceScope::Endpoint => Pace::endpoint_key(endpoint.url().as_str()),
     }
 }

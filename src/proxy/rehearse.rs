@@ -161,6 +161,9 @@ impl Rehearsal {
         let Ok(Answered { mut response, place: _place, took }) = Box::pin(tried).await else {
             return Err(FAILED);
         };
+        if let Some(outbound) = &balanced.outbound {
+            pace::learn(&exchange, service, outbound, &self.endpoint, &response.head);
+        }
         if response.head.status.is_server_error() {
             return Err(FAILED);
         }

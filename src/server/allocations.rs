@@ -192,14 +192,14 @@ const BROWSER: &str = "GET /login?next=%2F HTTP/1.1\r\nHost: shop.test:8080\r\nU
     Accept: text/html\r\nAccept-Language: de\r\nAccept-Encoding: gzip\r\nCookie: a=b; c=d\r\n\r\n";
 
 #[test]
-fn a_refused_request_allocates_the_room_of_its_exchange_and_nothing_else() {
+fn a_refused_request_allocates_nothing() {
     for limit in [
         "average: 1, period: 1h, burst: 1",
         "average: 1, period: 1h, burst: 1, responseFields: both",
         "average: 1, period: 1h, burst: 1, limits: [{ name: day, average: 1, period: 24h }], responseFields: both, \
          sourceCriterion: { requestHost: true }, refusal: { status: 429, body: no, headers: { X-Why: limit } }",
     ] {
-        assert_eq!(allocations(limit, BROWSER, "429"), 1.0, "{limit}");
+        assert_eq!(allocations(limit, BROWSER, "429"), 0.0, "{limit}");
     }
 }
 
@@ -269,7 +269,8 @@ fn a_replica_keeps_about_200_bytes_a_client_of_redis_and_no_more_clients_than_ma
         // Nobody connects to it: each client is decided by what this replica knows.
         let views = Arc::new(Views::default());
         let backend = Arc::new(Backend::new(settings.clone()));
-        let shared = SharedLimit::new(backend, "limit", hourly(&["default"]), Arc::clone(&views), how);
+        let shared =
+            SharedLimit::new(backend, "limit", hourly(&["default"]), Arc::clone(&views), Arc::default(), how);
         let ((), bytes) = held(|| {
             for number in 0..2 * keys {
                 shared.begin(SECOND, &client(number), 1);

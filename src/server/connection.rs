@@ -43,6 +43,8 @@ const HALF_CLOSE_GRACE: Millis = 1000;
 const DRAIN_LIMIT: u64 = 64 * 1024;
 /// For that, and for what a client still sends while it is being told to stop.
 pub(super) const LINGER: Millis = 1000;
+/// A connection that has waited so long for its next request gives back what only those need that serve one.
+const REST: Millis = 1000;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
 pub(super) const FIRST_REQUEST: Millis = 1000;
@@ -195,6 +197,13 @@ struct Connection<'a> {
     control: &'a Control,
 }
 
+/// Why a connection is not busy any more.
+enum Busy {
+    /// No request has come for so long, or not all of its head with its first bytes.
+    Rests(Millis),
+    Ended(CloseReason),
+}
+
 /// What becomes of the connection after an answer.
 enum Next {
     Keep,
@@ -216,8 +225,9 @@ impl Connection<'_> {
 
     /// Serves requests of HTTP/1; `None` when it turns out that the client speaks HTTP/2.
     async fn serve_http1(&mut self) -> Option<CloseReason> {
+        let mut rested = 0;
         loop {
-            if let Err(reason) = self.wait().await {
+            if let Err(reason) = self.wait(rested, Millis::MAX).await {
                 return Some(reason);
             }
             if self.served == 0 && self.conn.begins_with(b"PRI") {
@@ -230,44 +240,67 @@ impl Connection<'_> {
             let snapshot = self.core.snapshot();
             let Some(entry) = snapshot.entry_point(self.listener) else { return Some(CloseReason::Drained) };
             let settings = &entry.settings;
-            let incoming = match self
-                .slot
-                .within_for(settings.head_timeout, self.conn.read_head(&settings.head))
-                .await
-            {
-                Ok(incoming) => incoming,
-                Err(_) => Err(ProxyError::ClientHeadTimeout),
-            };
+            let head = self.conn.read_head(&settings.head);
+            let incoming = self.slot.within_for(settings.head_timeout, head).await;
+            let incoming = incoming.unwrap_or(Err(ProxyError::ClientHeadTimeout));
             let parsed = match incoming {
-                Ok(Incoming::Closed) => return Some(CloseReason::Client),
                 Ok(Incoming::Request(parsed)) => parsed,
+                Ok(Incoming::Closed) => return Some(CloseReason::Client),
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
-            self.served += 1;
-            // An idle connection is not as large as one that serves.
-            match in_place(|| self.exchange(snapshot, parsed)).await {
-                Next::Keep => {}
-                Next::Close(reason) => return Some(reason),
+            // A connection that is idle, or slow to say what it wants, is not as large as one that serves.
+            match in_place(|| self.busy(snapshot, parsed)).await {
+                Busy::Rests(time) => rested = time,
+                Busy::Ended(reason) => return Some(reason),
             }
         }
     }
 
-    /// Waits for the first byte of a request, holding neither a buffer nor a configuration.
-    async fn wait(&self) -> Result<(), CloseReason> {
+    /// Serves a request, and those that follow it closely.
+    async fn busy(&mut self, mut snapshot: OnCore<Snapshot>, mut parsed: ParsedRequest) -> Busy {
+        loop {
+            self.served += 1;
+            if let Next::Close(reason) = self.exchange(snapshot, parsed).await {
+                return Busy::Ended(reason);
+            }
+            match self.wait(0, REST).await {
+                Ok(true) => {}
+                Ok(false) => return Busy::Rests(REST),
+                Err(reason) => return Busy::Ended(reason),
+            }
+            snapshot = self.core.snapshot();
+            let Some(entry) = snapshot.entry_point(self.listener) else {
+                return Busy::Ended(CloseReason::Drained);
+            };
+            parsed = match at_once(pin!(self.conn.read_head(&entry.settings.head))).await {
+                Some(Ok(Incoming::Request(parsed))) => parsed,
+                Some(Ok(Incoming::Closed)) => return Busy::Ended(CloseReason::Client),
+                Some(Err(error)) => return Busy::Ended(self.refuse(entry, &error).await),
+                None => return Busy::Rests(0),
+            };
+        }
+    }
+
+    /// Waits for the first byte of a request, holding neither a buffer nor a configuration; `false` when it has not
+    /// come after `most` milliseconds, with more of its patience left. Of that patience so much is over already.
+    async fn wait(&self, over: Millis, most: Millis) -> Result<bool, CloseReason> {
         if self.conn.has_more() {
-            return Ok(());
+            return Ok(true);
         }
         let patience = {
             let snapshot = self.core.snapshot();
             let Some(entry) = snapshot.entry_point(self.listener) else { return Err(CloseReason::Drained) };
             if self.served == 0 { entry.settings.head_timeout } else { entry.settings.idle_timeout }
         };
+        // 0 is for ever.
+        let last = patience != 0 && patience <= over.saturating_add(most);
+        let time = if last { patience.saturating_sub(over).max(1) } else { most };
         let mut at = None;
         let mut told = false;
         let mut request = pin!(self.conn.wait_for_request());
         let result = poll_fn(|cx| {
             if let Poll::Ready(open) = request.as_mut().poll(cx) {
-                return Poll::Ready(if open { Ok(()) } else { Err(CloseReason::Client) });
+                return Poll::Ready(if open { Ok(true) } else { Err(CloseReason::Client) });
             }
             let closes = self.control.drain.get() == Drain::Close;
             // A request may have come of which this core has not heard yet.
@@ -278,14 +311,17 @@ impl Connection<'_> {
             let at = at.get_or_insert_with(|| {
                 // An answer that has just gone out has read the clock; a new connection has not.
                 let now = if self.served == 0 { clock::now() } else { clock::recent() };
-                deadline(now, limit(patience))
+                now.saturating_add(time)
             });
             if closes && !told {
                 told = true;
                 *at = (*at).min(clock::now() + FIRST_REQUEST);
             }
-            let reason = if closes { CloseReason::Drained } else { CloseReason::Idle };
-            self.slot.poll_at(cx, *at).map(|()| Err(reason))
+            self.slot.poll_at(cx, *at).map(|()| match (closes, last) {
+                (true, _) => Err(CloseReason::Drained),
+                (false, true) => Err(CloseReason::Idle),
+                (false, false) => Ok(false),
+            })
         })
         .await;
         if at.is_some() {
@@ -558,6 +594,15 @@ pub(super) fn send_failure(error: SendError, endpoint: Option<EndpointText>) -> 
         SendError::BodyStalled => (ProxyError::IdleTimeout { endpoint }, CloseReason::Upstream),
         SendError::Deadline => (ProxyError::ExchangeTimeout, CloseReason::Timeout),
     }
+}
+
+/// What the future gives when it is asked for the first time.
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Protocols that could smuggle requests past us are not switched to; the request is served as it is.

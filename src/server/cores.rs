@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 
 use super::connection::{self, Accepted, Control, Drain};
 use crate::endpoint::EndpointId;
+use crate::limit::redis;
 use crate::proxy::core::{Core, Shared};
 use crate::proxy::guard::Guard;
 use crate::snapshot::ListenerId;
@@ -166,6 +167,7 @@ impl Drop for Listed {
 async fn run(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     spawn_local(Rc::clone(&core.timers).drive());
     spawn_local(sweep(Rc::clone(&core)));
+    spawn_local(redis::deliver());
     let connections = Rc::new(Connections::default());
     // What all connections were told, those still to come included.
     let mut told = Drain::No;

@@ -63,7 +63,8 @@ use crate::http::h1::memory::Budgets;
 use crate::http::h1::parse::HeadLimits;
 use crate::http::h2::limits::{ClientLimits, FrameLimits, ServerLimits};
 use crate::http::path::{EncodedCharacters, PathOptions, QuerySemicolons};
-use crate::limit::{Bound, Limit, Pace, PaceScope, Quota, Stores, Window, nanos};
+use crate::limit::redis::GivesBack;
+use crate::limit::{Bound, Limit, LocalLimit, Pace, PaceScope, Pauses, Quota, Stores, Window, nanos};
 use crate::matcher::{PathMatching, Remark, RemarkKind, RouterTable, Rule};
 use crate::middleware::{self, CompileContext, Edit, Lasts, Link, RedirectScheme};
 use crate::telemetry::metrics::{EntryPointLabel, Metrics, Series};
@@ -1196,6 +1197,8 @@ impl Compiler<'_> {
         if status.is_none_or(|status| status.as_u16() > 599) {
             self.problems.error(&at.key("status"), "the status of a refusal must be 400 to 599");
         }
+        let redis = config.redis.as_ref();
+        let redis = redis.and_then(|redis| redis.compile(OUTBOUND_BUCKETS, &at.key("redis"), self.problems));
         if self.problems.errors_since(before) {
             return None;
         }
@@ -1205,9 +1208,16 @@ impl Compiler<'_> {
             OutboundScope::Server => PaceScope::Endpoint,
         };
         let bound = Bound::buckets(OUTBOUND_BUCKETS);
-        let store = self.stores.rate(&format!("outbound/{name}"), bound);
-        let limit = Limit::new([Window { name: "outbound".into(), quota }]);
-        let pace = Pace::new(store, limit, bound, scope, config.max_pause.0, nanos(clock::instant()));
+        let store_name = format!("outbound/{name}");
+        let store = self.stores.rate(&store_name, bound);
+        let limit = Arc::new(Limit::new([Window { name: "outbound".into(), quota }]));
+        let pauses = self.stores.keep(&store_name, Pauses::default);
+        let shared = redis.map(|redis| {
+            let (limit, pauses) = (Arc::clone(&limit), Arc::clone(&pauses));
+            redis.bind(&store_name, limit, GivesBack::No, pauses, &mut self.stores.redis)
+        });
+        let local = LocalLimit::new(store, limit, bound, nanos(clock::instant()));
+        let pace = local.map(|local| Pace::new(local, shared, pauses, scope, config.max_pause.0));
         if pace.is_none() {
             let problem = Problem::error(at, "the limit was changed too often while requests ran");
             self.problems.push(problem.hint("try again when older requests have ended"));

@@ -10,6 +10,7 @@ const WELL: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const HANGS_LATE: u8 = 3;
+const IS_ASKED_TOO_MUCH: u8 = 4;
 
 /// A pod whose answers follow a switch.
 fn switched(name: &'static str) -> (Origin, Arc<AtomicU8>) {
@@ -22,6 +23,9 @@ fn switched(name: &'static str) -> (Origin, Arc<AtomicU8>) {
             HANGS_LATE => {
                 peer.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
                 peer.hang();
+            }
+            IS_ASKED_TOO_MUCH => {
+                peer.respond("429 Too Many Requests", &[("Retry-After", "1000")], "later");
             }
             _ => peer.respond("200 OK", &[], name),
         })
@@ -202,6 +206,34 @@ fn comes_back_by_rehearsing(fault: u8) {
 #[test]
 fn a_pod_that_answered_500_comes_back_by_rehearsing() {
     comes_back_by_rehearsing(FAILS);
+}
+
+#[test]
+fn a_pod_that_says_to_a_rehearsal_that_it_is_asked_too_much_is_left_alone() {
+    let ((a, _), (b, b_state), (c, _)) = (switched("a"), switched("b"), switched("c"));
+    let proxy = serving(
+        [&a, &b, &c],
+        "outlierDetection: { baseEjectionTime: 600s, rehearsalInterval: 100ms }
+        outboundLimit: { average: 1000000, burst: 1000000, scope: server, maxPause: 1h }",
+    );
+    b_state.store(FAILS, Ordering::Release);
+    until_ejected(&proxy);
+
+    b_state.store(IS_ASKED_TOO_MUCH, Ordering::Release);
+
+    let mut client = proxy.client("x");
+    eventually("the pause is kept", || {
+        client.get("/").expect(200);
+        proxy.metric("sluicegate_outbound_limit_pauses_total{service=\"pods\"}") == 1.0
+    });
+    let hits = b.hits();
+    let failed = || proxy.metric(&format!("{REHEARSALS}\"failed\"}}"));
+    let before = failed();
+    eventually("its rehearsals have no turn", || {
+        client.get("/").expect(200);
+        failed() >= before + 2.0
+    });
+    assert_eq!(b.hits(), hits);
 }
 
 #[test]

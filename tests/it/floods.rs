@@ -92,7 +92,8 @@ fn slow_heads_and_idle_connections_cost_little_each() {
 
     proxy.get("a.test", "/").expect(200);
     proxy.await_metric("sluicegate_connections_open{entrypoint=\"web\"}", 1500.0);
-    assert_grown_less(&proxy, before, 1500 * 8 + 4096);
+    // Those that are idle are small once they have been so for a second.
+    eventually("they are small", || proxy.resident().saturating_sub(before) <= 1500 * 8 + 4096);
     drop(clients);
 }
 

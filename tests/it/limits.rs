@@ -252,7 +252,8 @@ http:
     pods:
       loadBalancer:
         servers: [{ url: "http://127.0.0.1:1" }]
-        outboundLimit: { average: 50, burst: 5, maxWait: 2s }
+        outboundLimit:
+          { average: 50, burst: 5, maxWait: 2s, redis: { endpoints: ["127.0.0.1:1"], mode: lease, lease: 7, onFailure: open } }
 "#;
     std::fs::write(&file, text).expect("written");
     let file = file.to_str().expect("text");
@@ -268,6 +269,7 @@ http:
         "counts by header x-key: \"k\", at most 4 at once",
         "up: 1MiB a second of each stream",
         "50 requests out per 1s, 5 at once, waiting up to 2s",
+        "shared through redis 127.0.0.1:1, hears of requests afterwards (lease 7); without an answer in 5ms: open",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }

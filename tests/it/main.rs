@@ -25,6 +25,7 @@ mod h2_tls;
 mod large_bodies;
 mod limits;
 mod middlewares;
+mod outbound;
 mod queues;
 mod redis;
 mod redis_script;

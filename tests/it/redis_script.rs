@@ -36,7 +36,8 @@ fn limit(windows: &[(u64, u64, u64)]) -> Arc<Limit> {
 }
 
 fn question(limit: &Limit, name: &str, cost: u64) -> Question {
-    Question { shape: Arc::new(Shape::new("test", name, limit)), digest: [7; 16], cost, kind: Kind::Ask }
+    let shape = Arc::new(Shape::new("test", name, limit));
+    Question { shape, digest: [7; 16], cost, kind: Kind::Ask, pause: 0 }
 }
 
 /// Numbers around those people write, in whole microseconds as Redis counts.
@@ -215,8 +216,7 @@ fn a_clock_that_is_set_back_refills_nothing_and_holds_nobody_up_for_long() {
     assert!(!ask(&mut connection, &clocked(99_500_000), &one)[0].taken);
     // An hour back: from there on a second is a second again.
     assert!(!ask(&mut connection, &clocked(10_000_000), &one)[0].taken);
-    let wait = ask(&mut connection, &clocked(10_000_000), &one)[0].spent[0];
-    assert!(wait > 0);
+    assert!(ask(&mut connection, &clocked(11_000_000), &one)[0].taken);
 }
 
 #[test]
@@ -244,4 +244,105 @@ fn the_time_is_redis_own() {
     let (micros, _) = read(&value, questions.iter()).expect("the script's own answer");
     let (secs, _): (u64, u64) = redis::cmd("TIME").query(&mut connection).expect("a time");
     assert!(secs.abs_diff(micros / 1_000_000) <= 1);
+}
+
+/// Now and then somebody asks for a pause: alone, or together with a request.
+fn steps_and_pauses() -> impl Strategy<Value = Vec<(u64, Option<u64>, bool)>> {
+    let gap = prop_oneof![3 => Just(0_u64), 3 => 0..100_u64, 1 => 0..2_000_u64];
+    let pause = prop_oneof![3 => Just(None), 1 => (1..1_500_u64).prop_map(Some)];
+    prop::collection::vec((gap, pause, any::<bool>()), 1..60)
+}
+
+#[test]
+fn a_pause_empties_the_queue_of_redis_exactly_as_that_in_memory() {
+    let server = RedisServer::start();
+    let connection = RefCell::new(server.connect());
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let run = Cell::new(0);
+    let key = LimitKey::of(&[Part::Bytes(b"a")]);
+    let result = runner.run(&(windows(), 0..6_u64, steps_and_pauses()), |(windows, queue, steps)| {
+        run.set(run.get() + 1);
+        let longest = Duration::from_micros(hundredths(&windows, 10_000).max(1));
+        let queueing = limit(&windows)
+            .windows()
+            .iter()
+            .map(|window| Window { quota: window.quota.queueing(longest, queue), ..window.clone() })
+            .collect::<Vec<_>>();
+        let limit = Arc::new(Limit::new(queueing));
+        let memory = in_memory(&limit);
+        let name = run.get().to_string();
+        let mut now = 1_000_000_000_000_u64;
+        let one = |now: u64, question: Question| {
+            ask(&mut connection.borrow_mut(), &clocked(now), &[question]).remove(0)
+        };
+        for (gap, pause, alone) in steps {
+            now += hundredths(&windows, gap);
+            // Longer ones are cut for limits in odd numbers.
+            let pause = pause.map_or(0, |pause| hundredths(&windows, pause).min(500_000_000));
+            let mut question = Question { pause, ..question(&limit, &name, 1) };
+            if pause > 0 {
+                memory.drain(now * MICRO, key, (now + pause) * MICRO);
+            }
+            if pause > 0 && alone {
+                (question.cost, question.kind) = (0, Kind::Owed);
+                one(now, question);
+                continue;
+            }
+            let ours = memory.decide(now * MICRO, key, 1);
+            let theirs = one(now, question);
+            prop_assert_eq!(theirs.taken, ours.allowed, "at {} after a pause of {}", now, pause);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_pause_never_ends_a_longer_one_and_lives_as_long_as_it_lasts() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limit = limit(&[(1, 1_000_000, 2)]);
+    let pause = |micros| Question { pause: micros, kind: Kind::Owed, ..question(&limit, "m", 0) };
+    ask(&mut connection, &clocked(1_000_000), &[pause(60_000_000), pause(5_000_000)]);
+
+    let life: u64 = redis::cmd("PTTL").arg(&server.keys()[0]).query(&mut connection).expect("a number");
+    assert!((61_000..=63_000).contains(&life), "{life} ms for a minute's pause and two tokens");
+    let one = [question(&limit, "m", 1)];
+    // Half a token may be lacking.
+    assert!(!ask(&mut connection, &clocked(61_400_000), &one)[0].taken, "no token before the pause is over");
+    assert!(ask(&mut connection, &clocked(61_500_000), &one)[0].taken);
+}
+
+#[test]
+fn a_pause_outlasts_a_changed_limit_and_a_clock_that_is_set_back() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    let limits = [limit(&[(1, 1_000_000, 5)]), limit(&[(7, 60_000_000, 2)]), limit(&[(1000, 1_000_000, 1)])];
+    let pause = Question { pause: 60_000_000, kind: Kind::Owed, ..question(&limits[0], "m", 0) };
+    ask(&mut connection, &clocked(1_000_000_000), &[pause]);
+    let mut passes =
+        |limit: &Limit, now| ask(&mut connection, &clocked(now), &[question(limit, "m", 1)])[0].taken;
+
+    for limit in limits.iter().chain(&limits) {
+        assert!(!passes(limit, 1_059_000_000), "{limit:?}");
+    }
+    // Set back, and from there on it lasts as long as it had to.
+    assert!(!passes(&limits[2], 500_000_000));
+    assert!(!passes(&limits[2], 559_000_000));
+    assert!(passes(&limits[2], 561_000_000));
+}
+
+#[test]
+fn a_pause_of_ten_years_is_a_number_that_redis_counts_exactly() {
+    let server = RedisServer::start();
+    let mut connection = server.connect();
+    for windows in [[(1_000_003, 1_000_000, 5)], [(999_999_937, 86_399_999_999, 123_456)]] {
+        let limit = limit(&windows);
+        let ten_years = 10 * 366 * 86_400 * 1_000_000;
+        let paused = Question { pause: ten_years, ..question(&limit, "m", 1) };
+        let answers = ask(&mut connection, CODE, &[paused.clone(), paused, question(&limit, "m", 1)]);
+        assert!(answers.iter().all(|answer| !answer.taken && answer.spent[0] < 1 << 53), "{answers:?}");
+        assert!(answers[2].spent[0] > 0);
+        server.command(&["FLUSHALL"]);
+    }
 }

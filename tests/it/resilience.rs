@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Failure, Origin, Proxy, eventually, origin, proxy, run, scratch};
+use crate::harness::{Client, Failure, Origin, Proxy, RedisServer, eventually, origin, proxy, run, scratch};
 
 /// `a` and `b` behind one service, with these keys of its router and its balancer, and these middlewares.
 fn pair(a: &Origin, b: &Origin, router: &str, balancer: &str, middlewares: &str) -> Proxy {
@@ -256,18 +256,26 @@ fn a_slow_first_try_is_overtaken_by_a_second_one() {
 
 #[test]
 fn a_second_try_takes_its_turn_where_what_goes_out_is_limited() {
-    let (slow, fast) = (silent(), origin().always("fast").start());
-    // Four turns, and none comes back within the test.
-    let paced = ", hedge: { delay: 50ms }, outboundLimit: { average: 1, period: 1h, burst: 4, maxWait: 0 }";
-    let proxy = pair(&slow, &fast, "", paced, "");
+    let server = RedisServer::start();
+    for redis in [String::new(), format!("redis: {{ endpoints: ['{}'], timeout: 5s }}", server.address())] {
+        let (slow, fast) = (silent(), origin().always("fast").start());
+        // Four turns, and none comes back within the test.
+        let paced = format!(
+            ", hedge: {{ delay: 50ms }}, outboundLimit: {{ average: 1, period: 1h, burst: 4, maxWait: 0, {redis} }}"
+        );
+        let proxy = pair(&slow, &fast, "", &paced, "");
+        if !redis.is_empty() {
+            proxy.await_log("redis answers, limits are shared");
+        }
 
-    for _ in 0..2 {
-        assert_eq!(proxy.get("a.test", "/").expect(200).text(), "fast");
+        for _ in 0..2 {
+            assert_eq!(proxy.get("a.test", "/").expect(200).text(), "fast");
+        }
+
+        let allowed = "sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"allowed\"}";
+        assert_eq!(proxy.metric(allowed), (slow.hits() + fast.hits()) as f64);
+        assert!(slow.hits() >= 1, "one of them was hedged");
     }
-
-    let allowed = "sluicegate_outbound_limit_decisions_total{service=\"pods\",decision=\"allowed\"}";
-    assert_eq!(proxy.metric(allowed), (slow.hits() + fast.hits()) as f64);
-    assert!(slow.hits() >= 1, "one of them was hedged");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::courier::Return;
 use super::driver;
 use super::remedy;
 use super::script::{Answer, Question};
@@ -39,7 +40,7 @@ pub(super) type Reply = Result<(u64, Answer), Trouble>;
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) question: Question,
-    pub(super) reply: oneshot::Sender<Reply>,
+    pub(super) reply: Return,
 }
 
 /// What operators see of a Redis.
@@ -214,7 +215,7 @@ impl Backend {
         if !self.is_up() {
             return Err(Trouble::Away);
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Return::here();
         match self.asks.try_send(Ask { question, reply }) {
             Ok(()) => Ok(answer),
             Err(_) => Err(Trouble::Crowded),

@@ -16,11 +16,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::super::decision::{Limit, Window};
 use super::super::key::LimitKey;
-use super::super::quota::{Quota, nanos};
+use super::super::pauses::Pause;
+use super::super::quota::{Nanos, Quota, nanos};
 use super::backend::{Ask, Inner, Trouble};
 use super::connect::Link;
+use super::courier;
 use super::script::{self, By, CODE, Kind, Question, Shape};
-use super::shared::Replica;
+use super::shared::{Replica, digest_of};
 use super::views::{Owed, Returned, Word};
 
 /// Questions in one call. A call of so many keeps Redis busy for about 0.2 ms, in which it serves nobody else.
@@ -28,6 +30,10 @@ const PER_CALL: usize = 64;
 
 /// Calls on their way at once.
 const MAX_CALLS: usize = 128;
+
+/// Calls on a connection that are neither answered nor late, beyond which questions wait to go together: each call
+/// costs as much as some ten questions. An answer takes a quarter longer at most.
+const PIPELINED: usize = 4;
 
 /// How often Redis is told what leases gave away; sooner when half of one is spent.
 const TELL: Duration = Duration::from_millis(20);
@@ -59,6 +65,8 @@ pub(super) async fn run(inner: Arc<Inner>, mut asks: mpsc::Receiver<Ask>) {
         let trouble = match connect(&inner, &hash).await {
             Ok(link) => {
                 inner.back();
+                // It may have forgotten.
+                inner.replicas().iter().for_each(|replica| replica.pauses.tell_again());
                 let since = Instant::now();
                 let mut session = Session::new(&inner, Arc::new(link), Arc::clone(&hash));
                 match session.run(&mut asks).await {
@@ -97,8 +105,7 @@ async fn pause(asks: &mut mpsc::Receiver<Ask>, rest: Duration) -> bool {
 }
 
 fn turn_down(ask: Ask, trouble: Trouble) {
-    // The request may have stopped waiting.
-    let _ = ask.reply.send(Err(trouble));
+    ask.reply.send(Err(trouble));
 }
 
 /// Connects, and has the script run once as it will for requests: reading is not enough.
@@ -127,7 +134,7 @@ fn probe(inner: &Inner) -> Question {
     let one = std::num::NonZeroU64::MIN;
     let window = Window { name: "probe".into(), quota: Quota::new(one, Duration::from_micros(1), one) };
     let shape = Shape::new(&inner.settings.prefix, "probe", &Limit::new([window]));
-    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, kind: Kind::Ask }
+    Question { shape: Arc::new(shape), digest: [0; 16], cost: 1, kind: Kind::Ask, pause: 0 }
 }
 
 /// A call that came to nothing.
@@ -188,6 +195,8 @@ struct Session<'a> {
     link: Arc<Link>,
     hash: Arc<str>,
     calls: JoinSet<()>,
+    /// Those of them that are neither answered nor late.
+    pending: usize,
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     /// Whether the last calls were late, the newest last.
     late: VecDeque<bool>,
@@ -201,6 +210,7 @@ impl<'a> Session<'a> {
             link,
             hash,
             calls: JoinSet::new(),
+            pending: 0,
             // At most two for each call on its way, and their number is bounded.
             outcomes: mpsc::unbounded_channel(),
             late: VecDeque::with_capacity(LOOK_BACK),
@@ -214,6 +224,7 @@ impl<'a> Session<'a> {
         let mut tick = tokio::time::interval(TELL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waiting = Vec::with_capacity(PER_CALL);
+        let pipelined = if self.link.mixes() { PIPELINED * inner.settings.connections } else { MAX_CALLS };
         let trouble = loop {
             let free = self.calls.len() < MAX_CALLS;
             tokio::select! {
@@ -231,7 +242,7 @@ impl<'a> Session<'a> {
                         self.spawn(Batch { asks: Vec::new(), told: Vec::new(), probe: Some(probe(inner)) });
                     }
                 }
-                count = asks.recv_many(&mut waiting, PER_CALL), if free => {
+                count = asks.recv_many(&mut waiting, PER_CALL), if free && self.pending < pipelined => {
                     if count == 0 {
                         return None;
                     }
@@ -252,6 +263,7 @@ impl<'a> Session<'a> {
             Outcome::Good => false,
             Outcome::Late => true,
         };
+        self.pending -= 1;
         if self.late.len() == LOOK_BACK {
             self.late.pop_front();
         }
@@ -276,10 +288,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells Redis what was given away without it, and what is given back.
+    /// Tells Redis what was given away without it, what is given back, and for how long nothing is to be given.
     fn tell(&mut self) {
         let most = if self.link.mixes() { PER_CALL } else { 1 };
+        let now = nanos(Instant::now());
         for replica in self.inner.replicas() {
+            while self.calls.len() < MAX_CALLS {
+                let mut pauses = Vec::new();
+                replica.pauses.collect(now, most, &mut pauses);
+                if pauses.is_empty() {
+                    break;
+                }
+                let told = pauses.into_iter().map(|pause| Telling::pause(&replica, pause, now)).collect();
+                self.spawn(Batch { asks: Vec::new(), told, probe: None });
+            }
             while replica.views.queued() > 0 && self.calls.len() < MAX_CALLS {
                 let (mut owed, mut returned) = (Vec::new(), Vec::new());
                 replica.views.collect(most, &mut owed);
@@ -297,6 +319,7 @@ impl<'a> Session<'a> {
 
     fn spawn(&mut self, batch: Batch) {
         self.last_call = Instant::now();
+        self.pending += 1;
         let (inner, link) = (Arc::clone(self.inner), Arc::clone(&self.link));
         let (hash, outcomes) = (Arc::clone(&self.hash), self.outcomes.0.clone());
         self.calls.spawn(async move {
@@ -316,7 +339,7 @@ struct Batch {
     probe: Option<Question>,
 }
 
-/// Tokens that Redis is being told of.
+/// Tokens, or a pause, that Redis is being told of.
 struct Telling {
     replica: Arc<Replica>,
     about: About,
@@ -330,20 +353,29 @@ enum About {
     Owed(Owed),
     /// They are given back: not twice, so that it is lost rather than told again.
     Returned(LimitKey),
+    /// Nothing was given away, and nothing is to be for a while: told again.
+    Pause(Pause),
 }
 
 impl Telling {
     fn owed(replica: &Arc<Replica>, owed: Owed) -> Self {
         let shape = Arc::clone(&replica.shape);
-        let question = Question { shape, digest: owed.digest, cost: owed.tokens, kind: Kind::Owed };
+        let question = Question { shape, digest: owed.digest, cost: owed.tokens, kind: Kind::Owed, pause: 0 };
         Self { replica: Arc::clone(replica), about: About::Owed(owed), question, done: false }
     }
 
     fn returned(replica: &Arc<Replica>, returned: Returned) -> Self {
         let Returned { key, digest, tokens, since, spent } = returned;
         let (shape, kind) = (Arc::clone(&replica.shape), Kind::Back { since, spent });
-        let question = Question { shape, digest, cost: tokens, kind };
+        let question = Question { shape, digest, cost: tokens, kind, pause: 0 };
         Self { replica: Arc::clone(replica), about: About::Returned(key), question, done: false }
+    }
+
+    fn pause(replica: &Arc<Replica>, pause: Pause, now: Nanos) -> Self {
+        let (shape, digest) = (Arc::clone(&replica.shape), digest_of(pause.bytes.as_bytes()));
+        let micros = pause.until.saturating_sub(now).div_ceil(1_000);
+        let question = Question { shape, digest, cost: 0, kind: Kind::Owed, pause: micros };
+        Self { replica: Arc::clone(replica), about: About::Pause(pause), question, done: false }
     }
 
     fn done(&mut self, word: &Word<'_>) {
@@ -352,14 +384,18 @@ impl Telling {
         match &self.about {
             About::Owed(owed) => views.told(&limits, owed, word),
             About::Returned(key) => views.learn(&limits, *key, self.question.digest, word),
+            About::Pause(_) => {}
         }
     }
 }
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        if let (false, About::Owed(owed)) = (self.done, &self.about) {
-            self.replica.views.not_told(owed);
+        match &self.about {
+            _ if self.done => {}
+            About::Owed(owed) => self.replica.views.not_told(owed),
+            About::Returned(_) => {}
+            About::Pause(pause) => self.replica.pauses.not_told(pause),
         }
     }
 }
@@ -396,10 +432,8 @@ impl Batch {
                     say(Outcome::Good);
                 }
                 let mut answers = answers.into_iter();
-                for (ask, answer) in asks.into_iter().zip(answers.by_ref()) {
-                    // The request may have stopped waiting.
-                    let _ = ask.reply.send(Ok((time, answer)));
-                }
+                let replies = asks.into_iter().zip(answers.by_ref());
+                courier::send_all(replies.map(|(ask, answer)| (ask.reply, Ok((time, answer)))));
                 let at = nanos(Instant::now());
                 for (telling, answer) in told.iter_mut().zip(answers) {
                     let spent = telling.replica.units(&answer.spent);

@@ -18,6 +18,7 @@
 
 mod backend;
 mod connect;
+mod courier;
 mod driver;
 mod registry;
 mod remedy;
@@ -28,6 +29,7 @@ mod terms;
 mod views;
 
 pub use backend::{Backend, Figures, Health, Trouble};
+pub use courier::deliver;
 pub use registry::Registry;
 pub use script::{Answer, By, CODE, Kind, Question, Shape, Spent, call, read};
 pub use settings::{Address, Secret, Settings, Tls, Topology, Verify};

@@ -9,6 +9,9 @@ use super::super::decision::Limit;
 use super::terms::Terms;
 use super::views::Digest;
 
+/// The longest pause, 35 years in microseconds: with the time it is a number that Redis keeps exactly.
+const MOST_PAUSED: u64 = 1 << 50;
+
 /// The script as Redis gets it.
 pub const CODE: &str = include_str!("buckets.lua");
 
@@ -57,6 +60,9 @@ pub struct Question {
     pub cost: u64,
     /// How they are taken.
     pub kind: Kind,
+    /// For so many microseconds the buckets stay empty before that; 0: they do not. Never ends a longer such
+    /// time.
+    pub pause: u64,
 }
 
 /// What a question is about.
@@ -110,10 +116,12 @@ pub fn call<'a>(by: By<'_>, questions: impl Iterator<Item = &'a Question> + Clon
         }
     }
     for question in questions {
-        let (kind, back) = match &question.kind {
-            Kind::Ask => (0, None),
-            Kind::Owed => (1, None),
-            Kind::Back { since, spent } => (2, Some((since, spent))),
+        let (kind, back) = match (&question.kind, question.pause) {
+            (Kind::Ask, 0) => (0, None),
+            (Kind::Owed, 0) => (1, None),
+            (Kind::Back { since, spent }, _) => (2, Some((since, spent))),
+            (Kind::Ask, _) => (3, None),
+            (Kind::Owed, _) => (4, None),
         };
         cmd.arg(question.shape.windows.len()).arg(kind);
         for (index, (_, terms)) in question.shape.windows.iter().enumerate() {
@@ -121,6 +129,8 @@ pub fn call<'a>(by: By<'_>, questions: impl Iterator<Item = &'a Question> + Clon
             cmd.arg(terms.cost(question.cost));
             if let Some((since, spent)) = back {
                 cmd.arg(since).arg(spent.get(index).copied().unwrap_or(0));
+            } else if question.pause > 0 {
+                cmd.arg(question.pause.min(MOST_PAUSED));
             }
         }
     }
@@ -163,7 +173,7 @@ mod tests {
     }
 
     fn question(windows: &[&str]) -> Question {
-        Question { shape: shape(windows), digest: [0xab; 16], cost: 1, kind: Kind::Ask }
+        Question { shape: shape(windows), digest: [0xab; 16], cost: 1, kind: Kind::Ask, pause: 0 }
     }
 
     #[test]

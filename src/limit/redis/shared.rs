@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::super::decision::{Decision, Limit, Window};
 use super::super::key::{KeyBytes, LimitKey};
+use super::super::pauses::Pauses;
 use super::super::quota::{Nanos, Quota, nanos};
 use super::backend::{Backend, Inner, Reply, Trouble};
 use super::script::{Answer, Kind, Question, Shape, Spent};
@@ -85,6 +86,8 @@ const CLOSED_WAIT: Nanos = 1_000_000_000;
 pub(super) struct Replica {
     pub(super) views: Arc<Views>,
     pub(super) shape: Arc<Shape>,
+    /// What its upstreams asked for; those of a limit on clients ask for nothing.
+    pub(super) pauses: Arc<Pauses>,
     whole: Arc<Limit>,
     share: Limit,
     room: NonZeroUsize,
@@ -199,11 +202,21 @@ pub struct Pending {
 }
 
 impl SharedLimit {
-    /// The limit of this name in a Redis. `views` are those of the same name and the same windows.
-    pub fn new(backend: Arc<Backend>, name: &str, limit: Arc<Limit>, views: Arc<Views>, how: Use) -> Self {
+    /// The limit of this name in a Redis. `views` are those of the same name and the same windows, `pauses` those of
+    /// the same name.
+    pub fn new(
+        backend: Arc<Backend>,
+        name: &str,
+        limit: Arc<Limit>,
+        views: Arc<Views>,
+        pauses: Arc<Pauses>,
+        how: Use,
+    ) -> Self {
+        // It may be another Redis than before.
+        pauses.tell_again();
         let shape = Arc::new(Shape::new(&backend.settings().prefix, name, &limit));
         let share = share(&limit, how.replicas);
-        let replica = Arc::new(Replica { views, shape, whole: limit, share, room: how.max_keys });
+        let replica = Arc::new(Replica { views, shape, pauses, whole: limit, share, room: how.max_keys });
         backend.join(&replica);
         Self { backend, replica, how }
     }
@@ -228,6 +241,11 @@ impl SharedLimit {
         &self.replica.views.tally
     }
 
+    /// A pause was noted: Redis is told at once, or when it is back if it lasts as long.
+    pub fn paused(&self) {
+        self.backend.inner.urgent.notify_one();
+    }
+
     /// Takes `cost` tokens from every window's bucket of `key`, or asks Redis to. Never waits.
     pub fn begin(&self, now: Nanos, key: &KeyBytes, cost: u64) -> Begun {
         let views = &self.replica.views;
@@ -241,6 +259,7 @@ impl SharedLimit {
         if !self.backend.is_up() {
             return Begun::Decided(self.fall_back(now, key, || digest_of(bytes), cost, Trouble::Away));
         }
+        let paused = self.replica.pauses.end(now, key);
         match self.how.mode {
             Mode::Exact => {
                 let known_for = match self.how.gives_back {
@@ -253,7 +272,7 @@ impl SharedLimit {
                 }
             }
             Mode::Lease(tokens) => {
-                let lease = Lease { tokens: tokens.get(), gives_back: self.how.gives_back };
+                let lease = Lease { tokens: tokens.get(), gives_back: self.how.gives_back, paused };
                 if let Some((decision, urgent)) =
                     views.lease(&limits, key, || digest_of(bytes), cost, lease, now)
                 {
@@ -267,7 +286,9 @@ impl SharedLimit {
         }
         let digest = digest_of(bytes);
         let shape = Arc::clone(&self.replica.shape);
-        match self.backend.ask(Question { shape, digest, cost, kind: Kind::Ask }) {
+        // Redis may not have been told yet, or may have forgotten.
+        let pause = paused.saturating_sub(now).div_ceil(1_000);
+        match self.backend.ask(Question { shape, digest, cost, kind: Kind::Ask, pause }) {
             Ok(answer) => Begun::Asked(Pending { answer, key, digest, cost, at: now }),
             Err(trouble) => Begun::Decided(self.fall_back(now, key, || digest, cost, trouble)),
         }
@@ -382,8 +403,16 @@ impl SharedLimit {
             Trouble::Failed => &views.tally.failed,
             Trouble::Crowded => &views.tally.crowded,
         });
+        let paused = self.replica.pauses.end(now, key);
         let (decision, states): (_, Option<States>) = match self.how.on_failure {
-            OnFailure::Local => views.fall_back(&self.replica.limits(), key, digest, cost, now),
+            OnFailure::Local => views.fall_back(&self.replica.limits(), key, digest, cost, paused, now),
+            OnFailure::Open if paused > now => {
+                let longest =
+                    self.replica.whole.windows().iter().map(|window| window.quota.max_delay()).min();
+                let wait = paused - now;
+                let allowed = longest.is_some_and(|longest| wait <= longest);
+                (Decision { allowed, wait, remaining: 0, reset: wait, window: 0 }, None)
+            }
             OnFailure::Open => {
                 let remaining = self.replica.whole.windows().iter().map(|window| window.quota.burst()).min();
                 let remaining = remaining.unwrap_or(0);
@@ -428,7 +457,7 @@ fn count(figure: &AtomicU64) {
 }
 
 /// The key as Redis has it. Half of a SHA-256 is enough that nobody can find two keys with the same.
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     let mut half = Digest::default();
     for (to, from) in half.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
         *to = *from;

@@ -118,6 +118,8 @@ pub(super) struct Lease {
     pub(super) tokens: u64,
     /// Whether a token is only taken once the answer is there and counts.
     pub(super) gives_back: GivesBack,
+    /// Until when the key's buckets are empty whatever Redis has said; 0: no such time.
+    pub(super) paused: Nanos,
 }
 
 /// Tokens given away that Redis is to be told of.
@@ -225,6 +227,7 @@ impl Views {
         }
         let view = shard.views.get_mut(&key)?;
         view.whole(limits, now);
+        view.pause(limits.whole, lease.paused);
         let holds = lease.gives_back == GivesBack::Perhaps;
         let (decision, states) = match view.held {
             0 => judge(limits.whole, &view.states, cost, now),
@@ -283,13 +286,15 @@ impl Views {
         }
     }
 
-    /// Decides by this replica's share. With the states of its buckets thereafter, when something was taken.
+    /// Decides by this replica's share, whose buckets are empty until `paused`. With the states of its buckets
+    /// thereafter, when something was taken.
     pub(super) fn fall_back(
         &self,
         limits: &Limits<'_>,
         key: LimitKey,
         digest: impl FnOnce() -> Digest,
         cost: u64,
+        paused: Nanos,
         now: Nanos,
     ) -> (Decision, Option<States>) {
         // A share may hold fewer tokens than one request costs; it is then worth a whole bucket.
@@ -310,6 +315,7 @@ impl Views {
             return (judge(limits.share, &States::new(), cost_here, now).0, None);
         };
         view.share(limits, now);
+        view.pause(limits.share, paused);
         let (decision, states) = judge(limits.share, &view.states, cost_here, now);
         if decision.allowed {
             view.states.clone_from(&states);
@@ -451,6 +457,15 @@ impl View {
         if !self.by_share {
             self.convert(limits.whole, limits.share, now);
             self.by_share = true;
+        }
+    }
+
+    /// Empties the buckets until `until`.
+    fn pause(&mut self, limit: &Limit, until: Nanos) {
+        if until > 0 {
+            for (state, window) in self.states.iter_mut().zip(limit.windows()) {
+                *state = (*state).max(window.quota.empty(until));
+            }
         }
     }
 
@@ -606,7 +621,7 @@ mod tests {
     }
 
     fn lease(views: &Views, both: &Both, number: u64, tokens: u64, now: Nanos) -> Option<bool> {
-        lease_as(views, both, number, Lease { tokens, gives_back: GivesBack::No }, now)
+        lease_as(views, both, number, Lease { tokens, gives_back: GivesBack::No, paused: 0 }, now)
     }
 
     fn lease_as(views: &Views, both: &Both, number: u64, lease: Lease, now: Nanos) -> Option<bool> {
@@ -615,7 +630,7 @@ mod tests {
     }
 
     fn fall_back(views: &Views, both: &Both, number: u64, now: Nanos) -> bool {
-        views.fall_back(&both.limits(), key(number), || [0; 16], 1, now).0.allowed
+        views.fall_back(&both.limits(), key(number), || [0; 16], 1, 0, now).0.allowed
     }
 
     #[test]
@@ -641,7 +656,7 @@ mod tests {
     #[test]
     fn what_is_held_for_an_answer_is_told_only_once_it_counts() {
         let (views, both) = (Views::default(), both(1, 10));
-        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps, paused: 0 };
         let take = |now| lease_as(&views, &both, 1, held, now);
         assert_eq!(
             [(); 4].map(|()| take(0)),
@@ -672,7 +687,7 @@ mod tests {
     fn a_view_that_holds_tokens_is_not_forgotten() {
         let (views, mut both) = (Views::default(), both(1, 9));
         both.room = 1;
-        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps };
+        let held = Lease { tokens: 3, gives_back: GivesBack::Perhaps, paused: 0 };
         for number in 0..100 {
             lease_as(&views, &both, number, held, 0);
         }
@@ -712,7 +727,7 @@ mod tests {
     #[test]
     fn what_a_share_gets_back_can_be_taken_again_and_is_not_told() {
         let (views, both) = (Views::default(), both(1, 9));
-        let take = || views.fall_back(&both.limits(), key(1), || [0; 16], 1, 0).1;
+        let take = || views.fall_back(&both.limits(), key(1), || [0; 16], 1, 0, 0).1;
         let taken: Vec<_> = (0..3).map(|_| take().expect("a share of three")).collect();
         assert!(take().is_none());
         views.give_back(&both.limits(), key(1), 1, &taken[2], 0);
@@ -723,6 +738,34 @@ mod tests {
         let mut owed = Vec::new();
         views.collect(10, &mut owed);
         assert!(owed.is_empty(), "{owed:?}");
+    }
+
+    #[test]
+    fn until_a_pause_is_over_neither_a_lease_nor_a_share_has_anything_and_then_no_burst() {
+        let both = both(3, 9);
+        let until = 5 * SECOND;
+        let views = Views::default();
+        let leased = |now| {
+            let lease = Lease { tokens: 9, gives_back: GivesBack::No, paused: until };
+            lease_as(&views, &both, 1, lease, now)
+        };
+        assert_eq!([leased(0), leased(until)], [Some(false); 2]);
+        // A word of Redis that was not told of it changes nothing.
+        views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &[0], at: 0, order: 1 });
+        assert_eq!([leased(0), leased(until)], [Some(false); 2]);
+        assert_eq!(
+            [leased(until + SECOND / 3 + 1), leased(until + SECOND / 3 + 1)],
+            [Some(true), Some(false)]
+        );
+
+        let views = Views::default();
+        let shared = |now| {
+            let (decision, _) = views.fall_back(&both.limits(), key(1), || [0; 16], 1, until, now);
+            decision.allowed
+        };
+        assert_eq!([shared(0), shared(until)], [false; 2]);
+        // In this test a share has a smaller bucket, and the whole rate.
+        assert_eq!([shared(until + SECOND / 3 + 1), shared(until + SECOND / 3 + 1)], [true, false]);
     }
 
     #[test]
@@ -819,11 +862,20 @@ mod tests {
         /// Redis is a bucket here, and its answers take as long as they like.
         #[test]
         fn replicas_exceed_the_limit_by_no_more_than_their_leases(
-            average in 1..50_u64, burst in 1..30_u64, tokens in 1..8_u64, holds in any::<bool>(), events in events(),
+            average in 1..50_u64, burst in 1..30_u64, tokens in 1..8_u64, holds in any::<bool>(),
+            queue in 0..10_u64, events in events(),
         ) {
-            let both = both(average, burst);
+            // What may wait for its turn counts when that comes.
+            let queue = if holds { 0 } else { queue };
+            let mut both = both(average, burst);
+            for limit in [&mut both.whole, &mut both.share] {
+                *limit = Limit::new(limit.windows().iter().map(|window| Window {
+                    quota: window.quota.queueing(Duration::from_secs(60), queue),
+                    ..window.clone()
+                }));
+            }
             let gives_back = if holds { GivesBack::Perhaps } else { GivesBack::No };
-            let lease = Lease { tokens, gives_back };
+            let lease = Lease { tokens, gives_back, paused: 0 };
             let quota = both.whole.windows()[0].quota;
             let views: Vec<Views> = (0..REPLICAS).map(|_| Views::default()).collect();
             let mut wires: Vec<Wire> = (0..REPLICAS).map(|_| Wire::default()).collect();
@@ -833,16 +885,16 @@ mod tests {
                 now += gap + 1_000;
                 let (views, wire) = (&views[replica], &mut wires[replica]);
                 match event {
-                    Event::Request => match lease_as(views, &both, 1, lease, now) {
-                        Some(true) if holds => wire.held.push_back(now),
-                        Some(true) => allowed.push(now),
-                        Some(false) => {}
+                    Event::Request => match views.lease(&both.limits(), key(1), || [0; 16], 1, lease, now) {
+                        Some((decision, _)) if decision.allowed && holds => wire.held.push_back(now),
+                        Some((decision, _)) if decision.allowed => allowed.push(now + decision.wait),
+                        Some(_) => {}
                         None => {
                             // Asked and answered at once.
                             let take = quota.take(redis, 1, now);
-                            if take.lacking == 0 {
+                            if quota.bears(take.lacking) {
                                 redis = take.full_at;
-                                allowed.push(now);
+                                allowed.push(now + quota.refill_time(take.lacking));
                             }
                             let spent = [quota.spent(redis, now)];
                             let word = Word { spent: &spent, at: now, order: now / 1_000 };
