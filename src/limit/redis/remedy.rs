@@ -41,11 +41,15 @@ fn remedy(trouble: &str, settings: &Settings) -> Option<String> {
         "check the name in redis.endpoints"
     } else if has(&["connection refused", "Connection refused"]) {
         "nothing listens there: check that it runs, and redis.endpoints"
-    } else if has(&["no connection within"]) {
+    } else if has(&["no connection within", "does not answer"]) {
         match settings.tls {
-            Some(_) => "check the network, and that it speaks TLS on that port",
-            None => "check the network, and whether that port speaks TLS: then write redis.tls",
+            Some(_) => "check the network, that it is not held up, and that it speaks TLS on that port",
+            None => {
+                "check the network, that it is not held up, and whether that port speaks TLS: then write redis.tls"
+            }
         }
+    } else if has(&["sentinel node"]) {
+        "check that redis.endpoints name sentinels"
     } else if has(&["certificate"]) {
         "check redis.tls, and the name in redis.endpoints"
     } else if has(&["take longer than", "answers only after"]) {
