@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use sluicegate::http::client_ip::IpSet;
 use sluicegate::http::fields::Fields;
 use sluicegate::http::forwarded::{Forwarded, Kind, Peer};
-use sluicegate::http::h1::parse::{self, HeadLimits};
+use sluicegate::http::h1::parse::{self, HeadLimits, LineEnds};
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 200 };
 
@@ -18,7 +18,7 @@ fuzz_target!(|fields: &[u8]| {
     let mut head = b"GET / HTTP/1.1\r\nHost: a.test\r\n".to_vec();
     head.extend_from_slice(fields);
     head.extend_from_slice(b"\r\n\r\n");
-    let Ok(parsed) = parse::request(Bytes::from(head), &LIMITS, None) else { return };
+    let Ok(parsed) = parse::request(Bytes::from(head), &LineEnds::default(), &LIMITS, None) else { return };
     let address: SocketAddr = "192.0.2.7:1234".parse().expect("an address");
     for trusted in [false, true] {
         let forwarded = Forwarded {

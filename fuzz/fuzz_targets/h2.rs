@@ -25,7 +25,7 @@ use sluicegate::http::body::{Body, BodyError};
 use sluicegate::http::fields::Fields;
 use sluicegate::http::h1::encode::{self, RequestExtras};
 use sluicegate::http::h1::framing::{Length, Piece};
-use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency, is_allowed_trailer};
+use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency, LineEnds, is_allowed_trailer};
 use sluicegate::http::h1::server::SendPatience;
 use sluicegate::http::h2::PREFACE;
 use sluicegate::http::h2::limits::{FrameLimits, ServerLimits};
@@ -421,9 +421,11 @@ fn says_the_same(parsed: &ParsedRequest) {
     let mut wire = BytesMut::new();
     let extras = RequestExtras { expect_continue: *expects_continue, upgrade: None };
     encode::request_head(&mut wire, head, *length, extras);
-    let end = HeadScan::default().find_end(&wire, &HEAD_OF_OURS, Leniency::None).expect("strict lines");
+    let mut ends = LineEnds::default();
+    let end =
+        HeadScan::default().find_end(&wire, &HEAD_OF_OURS, Leniency::None, &mut ends).expect("strict lines");
     assert_eq!(end, Some(wire.len()), "what we write ends once");
-    let again = parse::request(wire.freeze(), &HEAD_OF_OURS, None).expect("what we write is good");
+    let again = parse::request(wire.freeze(), &ends, &HEAD_OF_OURS, None).expect("what we write is good");
     assert_eq!(again.head.method, method);
     assert_eq!(again.head.path, *path);
     assert_eq!(again.head.query, *query);

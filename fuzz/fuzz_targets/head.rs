@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use sluicegate::http::fields::Fields;
 use sluicegate::http::h1::encode::{self, RequestExtras};
 use sluicegate::http::h1::framing::{Decoder, Length, Piece};
-use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency};
+use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency, LineEnds};
 use sluicegate::http::text::Text;
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 64 * 1024, fields: 200 };
@@ -34,12 +34,13 @@ fuzz_target!(|input: Input<'_>| match input {
 });
 
 /// The head that `bytes` begin with; the same wherever the bytes are cut.
-fn scan(bytes: &[u8], leniency: Leniency) -> Option<Bytes> {
-    let found = HeadScan::default().find_end(bytes, &LIMITS, leniency).ok().flatten();
+fn scan(bytes: &[u8], leniency: Leniency) -> Option<(Bytes, LineEnds)> {
+    let mut ends = LineEnds::default();
+    let found = HeadScan::default().find_end(bytes, &LIMITS, leniency, &mut ends).ok().flatten();
     let mut scan = HeadScan::default();
     let mut again = None;
     for len in 0..=bytes.len() {
-        match scan.find_end(&bytes[..len], &LIMITS, leniency) {
+        match scan.find_end(&bytes[..len], &LIMITS, leniency, &mut LineEnds::default()) {
             Ok(None) => {}
             Ok(end) => {
                 again = end;
@@ -49,12 +50,15 @@ fn scan(bytes: &[u8], leniency: Leniency) -> Option<Bytes> {
         }
     }
     assert_eq!(found, again);
-    found.map(|end| Bytes::copy_from_slice(&bytes[..end]))
+    found.map(|end| (Bytes::copy_from_slice(&bytes[..end]), ends))
 }
 
 fn request(bytes: &[u8]) {
-    let Some(head) = scan(bytes, Leniency::None) else { return };
-    let Ok(mut parsed) = parse::request(head, &LIMITS, None) else { return };
+    let Some((head, ends)) = scan(bytes, Leniency::None) else { return };
+    let parsed = parse::request(head.clone(), &ends, &LIMITS, None);
+    let searched = parse::request(head, &LineEnds::default(), &LIMITS, None);
+    assert_eq!(format!("{parsed:?}"), format!("{searched:?}"), "the known ends of lines are those found");
+    let Ok(mut parsed) = parsed else { return };
     if parsed.head.authority.as_bytes().is_empty() {
         // As it is before it goes to a pod.
         parsed.head.authority = Text::from_static("pod.test");
@@ -65,9 +69,9 @@ fn request(bytes: &[u8]) {
     };
     let mut wire = BytesMut::new();
     encode::request_head(&mut wire, &parsed.head, parsed.length, extras);
-    let head = scan(&wire, Leniency::None).expect("what we write ends");
+    let (head, ends) = scan(&wire, Leniency::None).expect("what we write ends");
     assert_eq!(head.len(), wire.len(), "what we write ends once");
-    let again = parse::request(head, &HeadLimits { bytes: 1 << 20, fields: 300 }, None)
+    let again = parse::request(head, &ends, &HeadLimits { bytes: 1 << 20, fields: 300 }, None)
         .expect("what we write is good");
     assert_eq!(again.head.method, parsed.head.method);
     assert_eq!(again.head.path, parsed.head.path);
@@ -81,15 +85,18 @@ fn request(bytes: &[u8]) {
 }
 
 fn response(bytes: &[u8]) {
-    let Some(head) = scan(bytes, Leniency::BareLineFeed) else { return };
-    let Ok(parsed) = parse::response(head, &LIMITS) else { return };
+    let Some((head, ends)) = scan(bytes, Leniency::BareLineFeed) else { return };
+    let parsed = parse::response(head.clone(), &ends, &LIMITS);
+    let searched = parse::response(head, &LineEnds::default(), &LIMITS);
+    assert_eq!(format!("{parsed:?}"), format!("{searched:?}"), "the known ends of lines are those found");
+    let Ok(parsed) = parsed else { return };
     let mut wire = BytesMut::new();
     encode::response_start(&mut wire, http::Version::HTTP_11, parsed.head.status, &parsed.head.headers);
     wire.extend_from_slice(b"\r\n");
-    let head = scan(&wire, Leniency::None).expect("what we write ends");
+    let (head, ends) = scan(&wire, Leniency::None).expect("what we write ends");
     assert_eq!(head.len(), wire.len(), "what we write ends once");
-    let again =
-        parse::response(head, &HeadLimits { bytes: 1 << 20, fields: 300 }).expect("what we write is good");
+    let again = parse::response(head, &ends, &HeadLimits { bytes: 1 << 20, fields: 300 })
+        .expect("what we write is good");
     assert_eq!(again.head.status, parsed.head.status);
     // Announced only where chunks follow, which are not written here.
     let mut expected = parsed.head.headers;

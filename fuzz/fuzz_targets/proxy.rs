@@ -20,7 +20,7 @@ use sluicegate::http::body::Body;
 use sluicegate::http::h1::client::{ClientConn, Home, Unread, Wants};
 use sluicegate::http::h1::framing::{Decoder, Length};
 use sluicegate::http::h1::io::Io;
-use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency};
+use sluicegate::http::h1::parse::{self, HeadLimits, HeadScan, Leniency, LineEnds};
 use sluicegate::http::h1::server::{Answer, Incoming, SendPatience, ServerConn};
 use sluicegate::http::head::{Response, ResponseHead};
 
@@ -151,11 +151,14 @@ fn requests_of(bytes: &[u8]) -> usize {
     let mut buf = BytesMut::from(bytes);
     let mut count = 0;
     loop {
-        let end = HeadScan::default().find_end(&buf, &LIMITS_OF_OURS, Leniency::None).expect("strict lines");
+        let mut ends = LineEnds::default();
+        let end = HeadScan::default()
+            .find_end(&buf, &LIMITS_OF_OURS, Leniency::None, &mut ends)
+            .expect("strict lines");
         let Some(end) = end else { return count };
         count += 1;
         let parsed =
-            parse::request(buf.split_to(end).freeze(), &LIMITS_OF_OURS, None).expect("a strict head");
+            parse::request(buf.split_to(end).freeze(), &ends, &LIMITS_OF_OURS, None).expect("a strict head");
         assert_eq!(parsed.head.version, Version::HTTP_11);
         if !body_of(parsed.length, &mut buf) {
             return count;
@@ -177,9 +180,13 @@ fn answers_of(bytes: &[u8], methods: &[Method]) {
     let mut buf = BytesMut::from(bytes);
     let mut methods = methods.iter();
     loop {
-        let end = HeadScan::default().find_end(&buf, &LIMITS_OF_OURS, Leniency::None).expect("strict lines");
+        let mut ends = LineEnds::default();
+        let end = HeadScan::default()
+            .find_end(&buf, &LIMITS_OF_OURS, Leniency::None, &mut ends)
+            .expect("strict lines");
         let Some(end) = end else { return };
-        let parsed = parse::response(buf.split_to(end).freeze(), &LIMITS_OF_OURS).expect("a strict head");
+        let parsed =
+            parse::response(buf.split_to(end).freeze(), &ends, &LIMITS_OF_OURS).expect("a strict head");
         if parsed.head.status.is_informational() {
             assert_ne!(parsed.head.status, StatusCode::SWITCHING_PROTOCOLS, "nobody asked");
             continue;

@@ -16,7 +16,7 @@ use super::encode::{self, Encoding, Outgoing, RequestExtras};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
 use super::memory::{SMALL_READ, Stream, next_read_size};
-use super::parse::{self, HeadLimits, HeadScan, Leniency};
+use super::parse::{self, HeadLimits, HeadScan, Leniency, LineEnds};
 use super::splice::{self, Pipe};
 use crate::common::clock::{self, Millis};
 use crate::common::timer::Slot;
@@ -236,13 +236,14 @@ impl ClientConn {
                 return Poll::Ready(Err(ExchangeCause::RequestBody(error)));
             }
             loop {
-                let end = match scan.find_end(&self.buf, &HEAD_LIMITS, Leniency::BareLineFeed) {
+                let mut ends = LineEnds::default();
+                let end = match scan.find_end(&self.buf, &HEAD_LIMITS, Leniency::BareLineFeed, &mut ends) {
                     Ok(end) => end,
                     Err(_) => return Poll::Ready(Err(ExchangeCause::Malformed("head too large"))),
                 };
                 if let Some(end) = end {
                     scan = HeadScan::default();
-                    let parsed = match parse::response(self.buf.split_to(end).freeze(), &HEAD_LIMITS) {
+                    let parsed = match parse::response(self.buf.split_to(end).freeze(), &ends, &HEAD_LIMITS) {
                         Ok(parsed) => parsed,
                         Err(what) => return Poll::Ready(Err(ExchangeCause::Malformed(what))),
                     };

@@ -152,15 +152,15 @@ impl Decoder {
                         return Ok(None);
                     }
                     let mut scan = parse::HeadScan::default();
-                    let end =
-                        scan.find_end(buf, &TRAILER_LIMITS, parse::Leniency::None).map_err(|error| {
-                            match error {
-                                crate::http::error::ProxyError::BadRequest(what) => what,
-                                _ => "trailer fields too large",
-                            }
-                        })?;
+                    let mut ends = parse::LineEnds::default();
+                    let end = scan.find_end(buf, &TRAILER_LIMITS, parse::Leniency::None, &mut ends).map_err(
+                        |error| match error {
+                            crate::http::error::ProxyError::BadRequest(what) => what,
+                            _ => "trailer fields too large",
+                        },
+                    )?;
                     let Some(end) = end else { return Ok(None) };
-                    let trailers = parse::trailers(buf.split_to(end).freeze(), &TRAILER_LIMITS)?;
+                    let trailers = parse::trailers(buf.split_to(end).freeze(), &ends, &TRAILER_LIMITS)?;
                     self.state = State::Done;
                     return Ok((!trailers.is_empty()).then_some(Piece::Trailers(trailers)));
                 }

@@ -45,13 +45,39 @@ pub struct HeadScan {
     lines: usize,
 }
 
+/// Where the first lines of a head end, as the search for its end found them: they are not searched for again when it
+/// is taken apart.
+#[derive(Debug, Default)]
+pub struct LineEnds {
+    known: usize,
+    at: [u16; 32],
+}
+
+impl LineEnds {
+    /// Notes where a line ends, if all before it are known.
+    fn note(&mut self, line: usize, end: usize) {
+        if line == self.known
+            && let Some(at) = self.at.get_mut(line)
+            && let Ok(end) = u16::try_from(end)
+        {
+            *at = end;
+            self.known += 1;
+        }
+    }
+
+    fn get(&self, line: usize) -> Option<usize> {
+        self.at[..self.known].get(line).copied().map(usize::from)
+    }
+}
+
 impl HeadScan {
     /// Whether no line of this head has been seen.
     pub fn is_new(&self) -> bool {
         self.lines == 0
     }
 
-    /// Looks for the empty line that ends the head; gives the head's length with it.
+    /// Looks for the empty line that ends the head; gives the head's length with it. The ends of a head that is found
+    /// at once are noted in `ends`, which must be new.
     ///
     /// # Errors
     /// A head over the limits, and (unless `lenient`) a line that ends without CR.
@@ -60,6 +86,7 @@ impl HeadScan {
         buf: &[u8],
         limits: &HeadLimits,
         lenient: Leniency,
+        ends: &mut LineEnds,
     ) -> Result<Option<usize>, ProxyError> {
         while let Some(offset) = memchr(b'\n', &buf[self.searched..]) {
             let at = self.searched + offset;
@@ -69,6 +96,7 @@ impl HeadScan {
                 ([.., b'\r'], _) | (_, Leniency::BareLineFeed) => false,
                 _ => return Err(ProxyError::BadRequest("a line ends without CR")),
             };
+            ends.note(self.lines, at);
             self.searched = at + 1;
             self.lines_end = at + 1;
             if at + 1 > limits.bytes {
@@ -136,16 +164,18 @@ pub fn begins_request(byte: u8) -> bool {
     is_token_byte(byte) || byte == b'\r'
 }
 
-/// Reads a whole request head, the empty line included. `known` is an authority that was checked before.
+/// Reads a whole request head, the empty line included, whose lines end where `ends` says. `known` is an authority that
+/// was checked before.
 ///
 /// # Errors
 /// Everything that RFC 9112 forbids senders; see [`ProxyError::status`] for what each becomes.
 pub fn request(
     head: Bytes,
+    ends: &LineEnds,
     limits: &HeadLimits,
     known: Option<&Rc<Checked>>,
 ) -> Result<ParsedRequest, ProxyError> {
-    let mut lines = Lines { bytes: &head, at: 0 };
+    let mut lines = Lines::new(&head, ends);
     let line = lines.next_line().ok_or(ProxyError::BadRequest("empty head"))?;
     let start = request_line(&head, line)?;
     let mut fields = Reading { headers: memory::fields(), ..Reading::default() };
@@ -257,12 +287,12 @@ pub struct ParsedResponse {
     pub upgrade: Option<HeaderValue>,
 }
 
-/// Reads a whole response head, the empty line included.
+/// Reads a whole response head, the empty line included, whose lines end where `ends` says.
 ///
 /// # Errors
 /// What is wrong, in words for the log.
-pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'static str> {
-    let mut lines = Lines { bytes: &head, at: 0 };
+pub fn response(head: Bytes, ends: &LineEnds, limits: &HeadLimits) -> Result<ParsedResponse, &'static str> {
+    let mut lines = Lines::new(&head, ends);
     let line = lines.next_line().ok_or("empty head")?;
     let (version, status) = status_line(&head[line])?;
     let mut fields = Reading { headers: memory::fields(), ..Reading::default() };
@@ -307,8 +337,8 @@ pub fn response(head: Bytes, limits: &HeadLimits) -> Result<ParsedResponse, &'st
 ///
 /// # Errors
 /// What is wrong, in words for the log.
-pub fn trailers(block: Bytes, limits: &HeadLimits) -> Result<Fields, &'static str> {
-    let mut lines = Lines { bytes: &block, at: 0 };
+pub fn trailers(block: Bytes, ends: &LineEnds, limits: &HeadLimits) -> Result<Fields, &'static str> {
+    let mut lines = Lines::new(&block, ends);
     let mut headers = Fields::new();
     while let Some(line) = lines.next_line() {
         let (name, value) = split_field(&block, line)?;
@@ -462,13 +492,24 @@ fn status_line(line: &[u8]) -> Result<(Version, StatusCode), &'static str> {
 /// The lines of a head, without their ends; stops at the empty one.
 struct Lines<'a> {
     bytes: &'a [u8],
+    ends: &'a LineEnds,
     at: usize,
+    taken: usize,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    fn new(bytes: &'a [u8], ends: &'a LineEnds) -> Self {
+        Self { bytes, ends, at: 0, taken: 0 }
+    }
+
     fn next_line(&mut self) -> Option<Range<usize>> {
         let start = self.at;
-        let end = start + memchr(b'\n', self.bytes.get(start..)?)?;
+        let end = match self.ends.get(self.taken) {
+            Some(end) => end,
+            None => start + memchr(b'\n', self.bytes.get(start..)?)?,
+        };
+        debug_assert_eq!(self.bytes.get(end), Some(&b'\n'), "the ends are those of another head");
+        self.taken += 1;
         self.at = end + 1;
         let end = if end > start && self.bytes[end - 1] == b'\r' { end - 1 } else { end };
         (end > start).then_some(start..end)
@@ -694,8 +735,9 @@ mod tests {
 
     fn parse(head: &str) -> Result<ParsedRequest, ProxyError> {
         let bytes = Bytes::copy_from_slice(head.as_bytes());
-        let end = HeadScan::default().find_end(&bytes, &LIMITS, Leniency::None)?.expect("a whole head");
-        request(bytes.slice(..end), &LIMITS, None)
+        let mut ends = LineEnds::default();
+        let end = HeadScan::default().find_end(&bytes, &LIMITS, Leniency::None, &mut ends)?;
+        request(bytes.slice(..end.expect("a whole head")), &ends, &LIMITS, None)
     }
 
     fn refused(head: &str) -> u16 {
@@ -794,10 +836,48 @@ mod tests {
 
     #[test]
     fn a_line_feed_without_its_carriage_return_is_refused_before_the_head_is_whole() {
-        let result = HeadScan::default().find_end(b"GET / HTTP/1.1\n", &LIMITS, Leniency::None);
+        let result = HeadScan::default().find_end(
+            b"GET / HTTP/1.1\n",
+            &LIMITS,
+            Leniency::None,
+            &mut LineEnds::default(),
+        );
         assert!(matches!(result, Err(ProxyError::BadRequest(_))));
-        let end = HeadScan::default().find_end(b"HTTP/1.1 200 OK\n\n", &LIMITS, Leniency::BareLineFeed);
+        let end = HeadScan::default().find_end(
+            b"HTTP/1.1 200 OK\n\n",
+            &LIMITS,
+            Leniency::BareLineFeed,
+            &mut LineEnds::default(),
+        );
         assert_eq!(end.unwrap(), Some(17));
+    }
+
+    #[test]
+    fn the_ends_of_lines_are_those_that_a_second_search_finds() {
+        let field = "X-Field: 1\r\n";
+        for (head, first_cut) in [
+            (format!("GET / HTTP/1.1\r\n{}\r\n", field.repeat(7)), None),
+            (format!("GET / HTTP/1.1\r\n{}\r\n", field.repeat(60)), None),
+            (format!("GET /{} HTTP/1.1\r\n{}\r\n", "a".repeat(70_000), field.repeat(3)), None),
+            (format!("GET / HTTP/1.1\r\n{}\r\n", field.repeat(7)), Some(40)),
+        ] {
+            let limits = HeadLimits { bytes: 100_000, fields: 100 };
+            let mut scan = HeadScan::default();
+            if let Some(cut) = first_cut {
+                let found =
+                    scan.find_end(&head.as_bytes()[..cut], &limits, Leniency::None, &mut LineEnds::default());
+                assert_eq!(found.expect("a good head"), None);
+            }
+            let mut ends = LineEnds::default();
+            let found = scan.find_end(head.as_bytes(), &limits, Leniency::None, &mut ends);
+            assert_eq!(found.expect("a good head"), Some(head.len()));
+            assert_eq!(ends.get(0).is_some(), head.len() < 70_000 && first_cut.is_none());
+            let lines = |ends| {
+                let mut lines = Lines::new(head.as_bytes(), ends);
+                std::iter::from_fn(move || lines.next_line()).collect::<Vec<_>>()
+            };
+            assert_eq!(lines(&ends), lines(&LineEnds::default()));
+        }
     }
 
     #[test]
@@ -806,7 +886,9 @@ mod tests {
         let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(100));
         let many = "GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\nC: 3\r\n";
         for head in [long.as_str(), many, &"a".repeat(65)] {
-            let error = HeadScan::default().find_end(head.as_bytes(), &limits, Leniency::None).unwrap_err();
+            let error = HeadScan::default()
+                .find_end(head.as_bytes(), &limits, Leniency::None, &mut LineEnds::default())
+                .unwrap_err();
             assert_eq!(error.status().as_u16(), 431, "{head:?}");
         }
     }
@@ -816,7 +898,7 @@ mod tests {
         let limits = HeadLimits { bytes: 1 << 20, fields: 100_000 };
         let take = |fields| {
             let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(fields));
-            request(Bytes::from(head), &limits, None)
+            request(Bytes::from(head), &LineEnds::default(), &limits, None)
         };
         let most = take(fields::MOST).expect("as many as there may be").head.headers;
         assert_eq!(http::HeaderMap::from(most).len(), fields::MOST);
@@ -826,7 +908,8 @@ mod tests {
     #[test]
     fn bytes_above_ascii_in_the_target_are_escaped() {
         let mut head = b"GET /caf\xc3\xa9?\xff HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
-        let parsed = request(Bytes::from(std::mem::take(&mut head)), &LIMITS, None).unwrap();
+        let parsed =
+            request(Bytes::from(std::mem::take(&mut head)), &LineEnds::default(), &LIMITS, None).unwrap();
         assert_eq!(parsed.head.path.as_str(), "/caf%C3%A9");
         assert_eq!(parsed.head.query.unwrap().as_str(), "%FF");
     }
@@ -844,10 +927,14 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n",
         ] {
-            assert!(response(Bytes::copy_from_slice(head.as_bytes()), &LIMITS).is_err(), "{head:?}");
+            assert!(
+                response(Bytes::copy_from_slice(head.as_bytes()), &LineEnds::default(), &LIMITS).is_err(),
+                "{head:?}"
+            );
         }
         let both = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let parsed = response(Bytes::copy_from_slice(both.as_bytes()), &LIMITS).unwrap();
+        let parsed =
+            response(Bytes::copy_from_slice(both.as_bytes()), &LineEnds::default(), &LIMITS).unwrap();
         assert_eq!((parsed.length, parsed.keep_alive), (Length::Chunked, false));
     }
 }

@@ -16,7 +16,7 @@ use super::encode::{self, Encoding, Outgoing};
 use super::framing::{Decoder, Length, Piece};
 use super::io::Io;
 use super::memory::{self, HeadShare, SMALL_READ, Stream, next_read_size};
-use super::parse::{self, HeadLimits, HeadScan, Leniency, ParsedRequest};
+use super::parse::{self, HeadLimits, HeadScan, Leniency, LineEnds, ParsedRequest};
 use super::splice::Pipe;
 use crate::common::clock::{self, Millis};
 use crate::common::timer::{Slot, Wait};
@@ -267,7 +267,8 @@ impl ServerConn {
                 {
                     return Poll::Ready(Err(ProxyError::BadRequest("not an HTTP request")));
                 }
-                if let Some(end) = state.scan.find_end(&state.buf, limits, Leniency::None)? {
+                let mut ends = LineEnds::default();
+                if let Some(end) = state.scan.find_end(&state.buf, limits, Leniency::None, &mut ends)? {
                     let head = state.buf.split_to(end).freeze();
                     state.head.settle(end);
                     state.scan = HeadScan::default();
@@ -275,7 +276,7 @@ impl ServerConn {
                     state.bytes_in = 0;
                     state.bytes_out = 0;
                     state.body_failed = false;
-                    let parsed = parse::request(head, limits, state.authority.as_ref())?;
+                    let parsed = parse::request(head, &ends, limits, state.authority.as_ref())?;
                     state.authority = Some(Rc::clone(&parsed.authority));
                     state.decoder = Decoder::new(parsed.length);
                     state.length = parsed.length;
