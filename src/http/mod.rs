@@ -15,5 +15,6 @@ pub mod head;
 pub mod limited;
 pub mod pace;
 pub mod path;
+pub mod retry_after;
 pub mod text;
 pub mod value;

@@ -11,7 +11,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -96,13 +96,15 @@ pub struct Counts {
 
 /// Buckets by key.
 pub struct Store {
-    shards: Box<[Padded<Mutex<Shard>>]>,
+    /// A power of two; made when the first key comes.
+    shards: OnceLock<Box<[Padded<Mutex<Shard>>]>>,
+    shard_count: usize,
     /// What the numbers in the buckets mean.
     quotas: ArcSwap<Vec<Quota>>,
     /// How many limits use each of them.
     users: Mutex<Vec<usize>>,
-    /// The newest generation whose limits have converted buckets to each of them.
-    converted: Box<[AtomicU32]>,
+    /// The newest generation whose limits have converted buckets to each of them; made when the first does.
+    converted: OnceLock<Box<[AtomicU32]>>,
     /// Of the limits that are bound from now on.
     generation: AtomicU32,
     top: Mutex<Top>,
@@ -126,10 +128,11 @@ impl Store {
     /// An empty store, with as many shards as suit this bound.
     pub fn new(bound: Bound) -> Self {
         Self {
-            shards: (0..bound.shards()).map(|_| Padded::default()).collect(),
+            shards: OnceLock::new(),
+            shard_count: bound.shards(),
             quotas: ArcSwap::from_pointee(Vec::new()),
             users: Mutex::default(),
-            converted: (0..MAX_QUOTAS).map(|_| AtomicU32::new(0)).collect(),
+            converted: OnceLock::new(),
             generation: AtomicU32::new(0),
             top: Mutex::default(),
         }
@@ -155,7 +158,7 @@ impl Store {
 
     /// What was decided so far. Cost: one lock a shard.
     pub fn counts(&self) -> Counts {
-        self.shards.iter().fold(Counts::default(), |sum, shard| {
+        self.shards.get().into_iter().flatten().fold(Counts::default(), |sum, shard| {
             let shard = shard.0.lock();
             Counts {
                 admitted: sum.admitted + shard.admitted,
@@ -170,7 +173,16 @@ impl Store {
 
     fn shard(&self, key: LimitKey) -> &Mutex<Shard> {
         // The number of shards is a power of two. A table places a key by its other bits.
-        &self.shards[key.bits() as usize & (self.shards.len() - 1)].0
+        let shards = self.shards();
+        &shards[key.bits() as usize & (shards.len() - 1)].0
+    }
+
+    fn shards(&self) -> &[Padded<Mutex<Shard>>] {
+        self.shards.get_or_init(|| (0..self.shard_count).map(|_| Padded::default()).collect())
+    }
+
+    fn converted(&self) -> &[AtomicU32] {
+        self.converted.get_or_init(|| (0..MAX_QUOTAS).map(|_| AtomicU32::new(0)).collect())
     }
 
     /// The number of a quota, which stays its own while somebody uses it. `None` when too many are in use.
@@ -201,14 +213,14 @@ impl Store {
     #[cold]
     fn replace(&self, idle: usize, quota: Quota, mut quotas: Vec<Quota>, now: Nanos) {
         let old = std::mem::replace(&mut quotas[idle], quota);
-        let mut shards: Vec<_> = self.shards.iter().map(|shard| shard.0.lock()).collect();
+        let mut shards: Vec<_> = self.shards().iter().map(|shard| shard.0.lock()).collect();
         for shard in &mut shards {
             shard.table.change(|state| match usize::from(state.quota) == idle {
                 true => State { full_at: quota.convert(state.full_at, &old, now), ..state },
                 false => state,
             });
         }
-        self.converted[idle].store(0, Ordering::Relaxed);
+        self.converted()[idle].store(0, Ordering::Relaxed);
         self.quotas.store(Arc::new(quotas));
     }
 
@@ -245,7 +257,7 @@ impl LocalLimit {
     ///
     /// `None` when the store is used under more than 255 different quotas at once.
     pub fn new(store: Arc<Store>, limit: Arc<Limit>, bound: Bound, now: Nanos) -> Option<Self> {
-        let most = bound.sets.div_ceil(store.shards.len()).max(1);
+        let most = bound.sets.div_ceil(store.shard_count).max(1);
         let generation = store.generation.load(Ordering::Relaxed);
         let mut bound = Self { store, limit, numbers: Box::default(), generation, most };
         let mut numbers = Vec::with_capacity(bound.limit.windows().len());
@@ -343,7 +355,7 @@ impl LocalLimit {
                         full_at = self.full_at(state, index, now);
                         // Kept although nothing may be taken: what did not fit is forgiven once, not each time.
                         shard.table.set(place, State { full_at, quota: number });
-                        self.store.converted[usize::from(number)]
+                        self.store.converted()[usize::from(number)]
                             .fetch_max(self.generation, Ordering::Relaxed);
                     }
                 }
@@ -408,7 +420,7 @@ impl LocalLimit {
     #[cold]
     fn newer(&self, state: State) -> Option<Quota> {
         let number = usize::from(state.quota);
-        let newer = self.store.converted.get(number)?.load(Ordering::Relaxed) > self.generation;
+        let newer = self.store.converted.get()?.get(number)?.load(Ordering::Relaxed) > self.generation;
         if newer { self.store.quotas.load().get(number).copied() } else { None }
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem};
 use crate::common::units::HumanDuration;
 use crate::http::fields::Fields;
+use crate::http::retry_after::retry_after;
 
 use super::CompileContext;
 
@@ -196,16 +196,7 @@ impl Retry {
     /// Longer than a retry may wait.
     pub fn asked_for(&self, headers: &Fields, now: SystemTime) -> Result<Duration, TooLong> {
         let Some(max) = self.max_retry_after else { return Ok(Duration::ZERO) };
-        let Some(text) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
-            return Ok(Duration::ZERO);
-        };
-        let wait = match text.trim().parse::<u64>() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => match httpdate::parse_http_date(text.trim()) {
-                Ok(date) => date.duration_since(now).unwrap_or(Duration::ZERO),
-                Err(_) => return Ok(Duration::ZERO),
-            },
-        };
+        let wait = retry_after(headers, now).unwrap_or(Duration::ZERO);
         if wait > max { Err(TooLong) } else { Ok(wait) }
     }
 
@@ -217,6 +208,8 @@ impl Retry {
 
 #[cfg(test)]
 mod tests {
+    use http::header::RETRY_AFTER;
+
     use super::*;
     use crate::middleware::testing::{problems, retry};
 

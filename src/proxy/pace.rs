@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 
 use super::exchange::Exchange;
 use crate::common::clock;
@@ -11,6 +10,7 @@ use crate::common::timer::{Slot, deadline};
 use crate::endpoint::Endpoint;
 use crate::http::error::ProxyError;
 use crate::http::head::ResponseHead;
+use crate::http::retry_after::retry_after;
 use crate::limit::{Granted, KeyBytes, Pace, PaceScope, Turn, nanos};
 use crate::snapshot::{Outbound, Service};
 use crate::telemetry::metrics::LimitDecision;
@@ -99,20 +99,12 @@ pub fn learn(
 ) {
     let too_many = head.status == StatusCode::TOO_MANY_REQUESTS;
     let unavailable = head.status == StatusCode::SERVICE_UNAVAILABLE;
-    let retry_after = if too_many || unavailable { retry_after(head) } else { None };
+    let retry_after =
+        if too_many || unavailable { retry_after(&head.headers, SystemTime::now()) } else { None };
     let key = || outbound.pace.key(endpoint.url().as_str());
     let now = nanos(clock::instant());
     if let Some(pause) = outbound.pace.learn(now, key, too_many, retry_after) {
         exchange.core.metrics.outbound_paused(service.label);
         tracing::debug!(service = %service.name, pause_ms = pause / 1_000_000, "upstream asked for a pause");
-    }
-}
-
-/// Seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(head: &ResponseHead) -> Option<Duration> {
-    let text = head.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
     }
 }

@@ -1,14 +1,16 @@
-//! What requests cost in allocations, counted on real connections: the one global allocator of the unit tests counts
-//! what its own thread asks for.
+//! What requests cost in allocations, counted on real connections, and what limits keep in memory: the one global
+//! allocator of the unit tests counts what its own thread asks for.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, LocalOptions};
@@ -21,6 +23,13 @@ use crate::common::live::Live;
 use crate::common::names::EntryPointName;
 use crate::common::problem::Problems;
 use crate::config::load::Loader;
+use crate::limit::redis::{
+    Address, Backend, GivesBack, Mode, OnFailure, Secret, Settings, SharedLimit, Topology, Use, Views,
+};
+use crate::limit::{
+    BYTES_PER_BUCKET, Bound, DEFAULT_MAX_KEYS, KeyBytes, Limit, LimitKey, LocalLimit, Part, Quota, Store,
+    Window,
+};
 use crate::proxy::core::{Core, Shared};
 use crate::snapshot::ListenerId;
 use crate::snapshot::compile::{Remarks, compile};
@@ -30,36 +39,52 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that this thread holds: what it asked for, less what it gave back.
+    static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(size: usize) {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    HELD.set(HELD.get() + size as i64);
+}
+
+fn uncount(size: usize) {
+    HELD.set(HELD.get() - size as i64);
 }
 
 // SAFETY: all is left to the allocator of the system; the counter neither allocates nor has a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's word is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's word is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        uncount(layout.size());
+        count(size);
         // SAFETY: the caller's word is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        uncount(layout.size());
         // SAFETY: the caller's word is passed on.
         unsafe { System.dealloc(at, layout) }
     }
+}
+
+/// What making something takes and keeps.
+fn held<T>(make: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.get();
+    let made = make();
+    (made, usize::try_from(HELD.get() - before).expect("nothing older is given back"))
 }
 
 #[global_allocator]
@@ -176,4 +201,91 @@ fn a_refused_request_allocates_nothing() {
     ] {
         assert_eq!(allocations(limit, BROWSER, "429"), 0.0, "{limit}");
     }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// One an hour, so that nobody's bucket is full again while the test runs.
+fn hourly(windows: &[&str]) -> Arc<Limit> {
+    let (one, burst) = (NonZeroU64::MIN, NonZeroU64::new(10).expect("not zero"));
+    let quota = Quota::new(one, Duration::from_secs(3600), burst);
+    Arc::new(Limit::new(windows.iter().map(|name| Window { name: (*name).into(), quota })))
+}
+
+fn client(number: usize) -> KeyBytes {
+    KeyBytes::of(&[Part::Bytes(format!("client {number}").as_bytes())])
+}
+
+#[test]
+fn a_limit_keeps_27_bytes_a_client_and_window_and_no_more_however_many_come() {
+    assert_eq!(BYTES_PER_BUCKET, 27);
+    for windows in [&["default"][..], &["default", "day"]] {
+        let keys = DEFAULT_MAX_KEYS.get();
+        let bound = Bound::buckets(NonZeroUsize::new(keys * windows.len()).expect("not zero"));
+        let (local, _) = held(|| {
+            LocalLimit::new(Arc::new(Store::new(bound)), hourly(windows), bound, 0).expect("one quota")
+        });
+        let ((), bytes) = held(|| {
+            for number in 0..2 * keys {
+                local.decide(SECOND, LimitKey::of_bytes(&client(number)), 1);
+            }
+        });
+        let counts = local.store().counts();
+        // Each shard has a whole number of sets, of a cache line of tags and two of states, and a lock.
+        let shards = 256;
+        let locks = bytes - usize::try_from(counts.bytes).expect("it fits");
+        assert!(locks <= shards * 128, "what operators are told is what it takes: {locks} more");
+        assert!(counts.buckets >= (keys * windows.len()) as u64, "{counts:?}");
+        assert!(counts.evicted > 0, "{counts:?}");
+        let rounding = shards * 192;
+        assert!(bytes - locks <= keys * windows.len() * BYTES_PER_BUCKET + rounding, "{bytes}");
+    }
+}
+
+#[test]
+fn a_replica_keeps_about_200_bytes_a_client_of_redis_and_no_more_clients_than_may_be() {
+    let keys = DEFAULT_MAX_KEYS.get();
+    let settings = Settings {
+        endpoints: vec![Address { host: "redis.test".to_owned(), port: 6379 }],
+        topology: Topology::Single,
+        username: String::new(),
+        password: Secret::new(""),
+        db: 0,
+        tls: None,
+        connections: 1,
+        dial_timeout: Duration::from_secs(1),
+        read_timeout: Duration::from_secs(1),
+        timeout: Duration::from_millis(5),
+        prefix: "sluicegate".to_owned(),
+    };
+    for mode in [Mode::Exact, Mode::Lease(NonZeroU64::MIN)] {
+        let how = Use {
+            mode,
+            on_failure: OnFailure::Local,
+            replicas: NonZeroU64::MIN,
+            max_keys: DEFAULT_MAX_KEYS,
+            gives_back: GivesBack::No,
+        };
+        // Nobody connects to it: each client is decided by what this replica knows.
+        let views = Arc::new(Views::default());
+        let backend = Arc::new(Backend::new(settings.clone()));
+        let shared =
+            SharedLimit::new(backend, "limit", hourly(&["default"]), Arc::clone(&views), Arc::default(), how);
+        let ((), bytes) = held(|| {
+            for number in 0..2 * keys {
+                shared.begin(SECOND, &client(number), 1);
+            }
+        });
+        let known = views.keys();
+        assert_eq!(known, keys);
+        assert!(bytes <= known * 220, "{} each", bytes / known);
+    }
+}
+
+#[test]
+fn a_limit_that_nobody_has_met_yet_is_small() {
+    let bound = Bound::buckets(DEFAULT_MAX_KEYS);
+    let (_store, bytes) = held(|| Store::new(bound));
+    // Thousands of routers may have one each: its shards are made when the first client comes.
+    assert!(bytes <= 256, "{bytes}");
 }

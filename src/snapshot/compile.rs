@@ -828,7 +828,7 @@ impl Compiler<'_> {
         }
         let service = self.service(&name);
         if service.is_none() {
-            self.problems.error(at, format!("service {name:?} has errors"));
+            self.problems.error(at, format!("service {:?} has errors", name.as_str()));
         }
         service
     }

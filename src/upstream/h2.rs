@@ -28,7 +28,7 @@ use crate::endpoint::lobby::Ticket;
 use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
 use crate::http::fields::Fields;
-use crate::http::h1::client::Place as _;
+use crate::http::h1::client::{Place as _, Wanted};
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
 use crate::http::h2::limits::ClientLimits;
@@ -419,11 +419,11 @@ impl Pool {
         Ok(Found::Shared(place))
     }
 
-    /// Closes a connection without requests for whose place somebody waits.
-    pub(super) fn reclaim(&self) {
+    /// Closes a connection without requests whose place is wanted.
+    pub(super) fn reclaim(&self, by: Wanted) {
         let mut conns = self.conns.borrow_mut();
         let wanted = |conn: &Rc<Conn>| {
-            conn.active.get() == 0 && conn.ticket.as_ref().is_some_and(|ticket| ticket.is_wanted())
+            conn.active.get() == 0 && conn.ticket.as_ref().is_some_and(|ticket| ticket.is_wanted(by))
         };
         let Some(place) = conns.iter().position(wanted) else { return };
         let conn = conns.remove(place);

@@ -342,6 +342,22 @@ fn a_server_that_asks_for_a_pause_gets_one() {
 }
 
 #[test]
+fn a_time_beyond_every_number_is_the_longest_pause() {
+    // It could not be read, and so it was a second.
+    let origin = origin()
+        .otherwise(|_, peer| {
+            let field = ("Retry-After", "99999999999999999999");
+            peer.respond("429 Too Many Requests", &[field], "never");
+        })
+        .start();
+    let proxy = paced("{ average: 1000, burst: 1000, maxPause: 1h }", &[&origin]);
+    let mut client = proxy.client("a.test");
+    client.get("/").expect(429);
+    let wait: u64 = client.get("/").expect(503).header("Retry-After").expect("it").parse().expect("seconds");
+    assert!((3_500..=3_601).contains(&wait), "{wait}");
+}
+
+#[test]
 fn pods_share_a_partners_quota_through_the_proxy() {
     let partner = origin().start();
     let proxy = proxy()

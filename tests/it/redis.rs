@@ -695,6 +695,44 @@ fn a_flood_that_redis_has_refused_does_not_reach_it() {
 }
 
 #[test]
+fn redis_holds_no_address_and_no_key_of_a_client() {
+    let (server, origin) = (RedisServer::start(), origin().start());
+    for mode in ["exact", "lease"] {
+        let redis =
+            format!("endpoints: ['{}'], timeout: 5s, mode: {mode}, keyPrefix: {mode}", server.address());
+        let text = hourly(Rate { average: 1, burst: 20 }, &redis).replace(
+            "sourceCriterion: { requestHeaderName: X-Key }",
+            "key: [{ ipStrategy: {} }, { requestHeaderName: X-Key }, { cookie: session }]",
+        );
+        let proxy = proxy().origin("origin", &origin).config(&text).start();
+        await_redis(&proxy, 1.0);
+        proxy
+            .client("a.test")
+            .get_with("/", &[("X-Key", "secret-of-alice"), ("Cookie", "session=hers-alone")])
+            .expect(200);
+        let of_it = |key: &&String| key.starts_with(mode) && key.contains("limit");
+        eventually("redis has heard of it", || server.keys().iter().any(|key| of_it(&key)));
+
+        let keys = server.keys();
+        let key = keys.iter().find(of_it).expect("it was there");
+        let value: String = redis::cmd("GET").arg(key).query(&mut server.connect()).expect("a text");
+        for text in [key, &value] {
+            for secret in ["127.0.0.1", "secret-of-alice", "hers-alone"] {
+                assert!(!text.contains(secret), "{text}");
+            }
+        }
+        // Nothing but a name, half of a hash and the window, and four numbers; and it does not stay for ever.
+        let hash = key.split(['{', '}']).nth(1).expect("a hash tag");
+        assert_eq!(*key, format!("{mode}:rateLimit/limit:{{{hash}}}:default"));
+        assert!(hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
+        let numbers: Vec<u64> = value.split(' ').map(|number| number.parse().expect("a number")).collect();
+        assert_eq!(numbers.len(), 4);
+        let life: i64 = redis::cmd("PTTL").arg(key).query(&mut server.connect()).expect("a number");
+        assert!((1..=20 * 3_600_000 + 2_000).contains(&life), "{life}");
+    }
+}
+
+#[test]
 fn routers_share_what_is_in_redis_unless_each_is_to_have_its_own() {
     let origin = origin().start();
     for (scope, second) in [("", 429), ("scope: router", 200)] {

@@ -95,7 +95,8 @@ struct View {
 
 #[derive(Debug, Default)]
 struct Shard {
-    views: HashMap<LimitKey, View, Fingerprint>,
+    /// Each in a block of its own: a table has up to twice as many places as it needs, and they are small then.
+    views: HashMap<LimitKey, Box<View>, Fingerprint>,
     /// Every key of `views` once, and some that are gone.
     ring: VecDeque<LimitKey>,
     /// Keys with something unheard of, each once.
@@ -497,7 +498,7 @@ impl View {
 
 impl Shard {
     fn insert(&mut self, key: LimitKey, limit: &Limit, digest: Digest) {
-        let view = View {
+        let view = Box::new(View {
             states: limit.windows().iter().map(|_| 0).collect(),
             by_share: false,
             heard: None,
@@ -507,7 +508,7 @@ impl Shard {
             held: 0,
             queued: false,
             digest,
-        };
+        });
         self.views.insert(key, view);
         self.ring.push_back(key);
     }
