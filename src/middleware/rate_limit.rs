@@ -25,7 +25,7 @@ use serde::Deserialize;
 use crate::common::clock;
 use crate::common::names::MiddlewareName;
 use crate::common::problem::{ConfigPath, Problem, Problems};
-use crate::common::units::HumanDuration;
+use crate::common::units::{HumanBytes, HumanDuration};
 use crate::http::client_ip::IpStrategy;
 use crate::http::error::ProxyError;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -70,8 +70,8 @@ pub struct RateLimitConfig {
     pub scope: Option<BucketScope>,
     /// Keys whose buckets are kept, about 27 bytes each and window. Default 65536.
     pub max_keys: Option<i64>,
-    /// Memory for buckets in bytes, instead of `maxKeys`.
-    pub max_memory: Option<i64>,
+    /// Memory for buckets (`2MiB`, or bytes), instead of `maxKeys`.
+    pub max_memory: Option<HumanBytes>,
     /// What requests are counted by, all of these together, instead of `sourceCriterion`.
     pub key: Vec<KeyPartConfig>,
     /// The longest that a request which is too early is held back rather than refused; 0: never. Default:
@@ -190,8 +190,10 @@ impl RateLimitConfig {
         let count = CountStatus::compile(&self.count_status, &at.key("countStatus"), cx.problems);
         let refusal = self.refusal.clone().unwrap_or_default();
         let refusal = refusal.compile(&at.key("refusal"), cx.problems);
-        for windows in windows.iter().chain(plans.iter().flatten().flat_map(Plans::all)) {
-            check_costs(windows, &costs, at, cx.problems);
+        let of_plans = plans.iter().flatten().flat_map(Plans::named);
+        let of_plans = of_plans.map(|(plan, windows)| (windows, format!(" of plan {plan:?}")));
+        for (windows, of) in windows.iter().map(|windows| (windows, String::new())).chain(of_plans) {
+            check_costs(windows, &of, &costs, at, cx.problems);
         }
         let most = windows.iter().chain(plans.iter().flatten().flat_map(Plans::all)).map(|w| w.0.len()).max();
         let bound = self.bound(most.unwrap_or(1).max(1), at, cx.problems);
@@ -286,16 +288,17 @@ impl RateLimitConfig {
     }
 
     fn bound(&self, windows: usize, at: &ConfigPath, problems: &mut Problems) -> Bound {
-        let number = |key: &str, value: Option<i64>, problems: &mut Problems| {
-            let value = value?;
-            let number = usize::try_from(value).ok().and_then(NonZeroUsize::new);
-            if number.is_none() {
+        let keys = self.max_keys.map(|keys| usize::try_from(keys).unwrap_or(0));
+        // More than there are addresses for is no bound.
+        let memory = self.max_memory.map(|bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX));
+        let mut not_zero = |key: &str, number: Option<usize>| {
+            let not_zero = NonZeroUsize::new(number?);
+            if not_zero.is_none() {
                 problems.error(&at.key(key), format!("{key} must be at least 1"));
             }
-            number
+            not_zero
         };
-        let keys = number("maxKeys", self.max_keys, problems);
-        let memory = number("maxMemory", self.max_memory, problems);
+        let (keys, memory) = (not_zero("maxKeys", keys), not_zero("maxMemory", memory));
         if self.max_keys.is_some() && self.max_memory.is_some() {
             let problem = Problem::error(&at.key("maxMemory"), "maxMemory and maxKeys both bound the same");
             problems.push(problem.hint("keep one of them"));
@@ -319,12 +322,12 @@ impl RateLimitConfig {
 }
 
 /// A request that costs more than a bucket holds would never pass.
-fn check_costs(windows: &Windows, costs: &[Cost], at: &ConfigPath, problems: &mut Problems) {
+fn check_costs(windows: &Windows, of: &str, costs: &[Cost], at: &ConfigPath, problems: &mut Problems) {
     let most = Cost::most(costs);
     if let Some(small) = windows.0.iter().find(|window| window.quota.burst() < most) {
         let burst = small.quota.burst();
         let problem = format!(
-            "a request that costs {most} never passes: window {:?} has a burst of {burst}",
+            "a request that costs {most} never passes: window {:?}{of} has a burst of {burst}",
             small.name
         );
         problems.push(Problem::error(&at.key("cost"), problem).hint(format!("write burst: {most} or more")));
@@ -1031,7 +1034,7 @@ mod tests {
     fn more_bad_values_are_named_by_their_key() {
         for (options, path) in [
             ("{average: 1, maxMemory: 0}", "rateLimit.maxMemory"),
-            ("{average: 1, maxMemory: 100, maxKeys: 5}", "rateLimit.maxMemory"),
+            ("{average: 1, maxMemory: 1KiB, maxKeys: 5}", "rateLimit.maxMemory"),
             ("{average: 1, key: [{}]}", "rateLimit.key[0]"),
             ("{average: 1, key: [{cookie: a, method: true}]}", "rateLimit.key[0]"),
             ("{average: 1, key: [{claim: ''}]}", "rateLimit.key[0].claim"),

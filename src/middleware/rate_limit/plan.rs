@@ -289,6 +289,11 @@ impl Plans {
         self.windows.iter()
     }
 
+    /// The same with their plans' names.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Windows)> {
+        self.names.iter().map(String::as_str).zip(&self.windows)
+    }
+
     /// The name of a plan.
     pub fn name(&self, plan: usize) -> &str {
         &self.names[plan]
