@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{Endpoint, InFlight};
 use crate::common::clock::Millis;
 use crate::common::importance::Importance;
-use crate::http::h1::client::Place;
+use crate::http::h1::client::{Place, Wanted};
 
 /// What a service and each of its endpoints may have at once, over all cores. 0: no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -100,7 +100,14 @@ pub struct Lobby {
 #[derive(Debug, Default)]
 struct Queue {
     next: u64,
-    waiters: BTreeMap<Turn, Option<Waker>>,
+    waiters: BTreeMap<Turn, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    /// The number of its core.
+    core: usize,
+    waker: Option<Waker>,
 }
 
 /// Less is sooner: the more important, then the older.
@@ -168,6 +175,11 @@ impl Lobby {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
+    /// Tells it from all others.
+    pub fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Whether each connection needs a [`Ticket`].
     pub fn limits_connections(&self) -> bool {
         self.max_connections.load(Ordering::Relaxed) > 0
@@ -177,13 +189,28 @@ impl Lobby {
     /// Whether an endpoint has as many requests as it may, or has none of its connections left for one
     /// that `needs_connection`.
     pub fn is_full(&self, endpoint: &Endpoint, needs_connection: bool) -> bool {
-        let reached = |count: u32, max: u32| max > 0 && count >= max;
         reached(endpoint.in_flight(), self.max_requests_each.load(Ordering::SeqCst))
             || (needs_connection
                 && reached(
                     endpoint.open().load(Ordering::SeqCst),
                     self.max_connections_each.load(Ordering::SeqCst),
                 ))
+    }
+
+    /// Whether a request to the endpoint that needs a connection would find all it needs but that.
+    pub fn lacks_connection(&self, endpoint: &Endpoint) -> bool {
+        !self.is_full(endpoint, false)
+            && (self.is_full(endpoint, true)
+                || reached(
+                    self.connections.load(Ordering::SeqCst),
+                    self.max_connections.load(Ordering::SeqCst),
+                ))
+    }
+
+    /// Whether the one whose turn it is waits on another core than this.
+    fn is_wanted_beyond(&self, core: usize) -> bool {
+        self.is_busy()
+            && self.queue.lock().waiters.first_key_value().is_some_and(|(_, waiter)| waiter.core != core)
     }
 
     /// Takes a place for a request to `endpoint`, and one for a connection if it needs one; both or none.
@@ -224,11 +251,11 @@ impl Lobby {
         Some(ticket)
     }
 
-    /// Begins to wait.
+    /// Begins to wait, on the core of this number.
     ///
     /// # Errors
     /// [`Refusal::Full`]: as many as may wait already, and none of them matters less.
-    pub fn wait(self: &Arc<Self>, importance: Importance) -> Result<Waiting, Refusal> {
+    pub fn wait(self: &Arc<Self>, importance: Importance, core: usize) -> Result<Waiting, Refusal> {
         let limits = self.limits();
         let max = if limits.patience == 0 { 0 } else { limits.waiting as usize };
         let mut queue = self.queue.lock();
@@ -240,12 +267,12 @@ impl Lobby {
                 self.full.fetch_add(1, Ordering::Relaxed);
                 return Err(Refusal::Full);
             };
-            if let Some(Some(waker)) = queue.waiters.remove(&last) {
+            if let Some(waker) = queue.waiters.remove(&last).and_then(|waiter| waiter.waker) {
                 waker.wake();
             }
         }
         queue.next += 1;
-        queue.waiters.insert(turn, None);
+        queue.waiters.insert(turn, Waiter { core, waker: None });
         self.count(&queue);
         Ok(Waiting { lobby: Arc::clone(self), turn })
     }
@@ -268,11 +295,16 @@ impl Lobby {
 impl Queue {
     fn wake_first(&mut self) {
         if let Some(mut first) = self.waiters.first_entry()
-            && let Some(waker) = first.get_mut().take()
+            && let Some(waker) = first.get_mut().waker.take()
         {
             waker.wake();
         }
     }
+}
+
+/// Whether no more than `count` may be; 0 is no limit.
+fn reached(count: u32, max: u32) -> bool {
+    max > 0 && count >= max
 }
 
 /// Counts one more unless there are `max` already; 0 is no limit.
@@ -299,10 +331,10 @@ impl Waiting {
     /// [`Refusal::Displaced`].
     pub fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         let mut queue = self.lobby.queue.lock();
-        let Some(waker) = queue.waiters.get_mut(&self.turn) else {
+        let Some(waiter) = queue.waiters.get_mut(&self.turn) else {
             return Poll::Ready(Err(Refusal::Displaced));
         };
-        *waker = Some(cx.waker().clone());
+        waiter.waker = Some(cx.waker().clone());
         let first = queue.waiters.first_key_value().map(|(turn, _)| *turn);
         if first == Some(self.turn) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
@@ -365,8 +397,11 @@ pub struct Ticket {
 }
 
 impl Place for Ticket {
-    fn is_wanted(&self) -> bool {
-        self.lobby.is_busy()
+    fn is_wanted(&self, by: Wanted) -> bool {
+        match by {
+            Wanted::Here { among } => self.lobby.number() == among,
+            Wanted::Beyond { core } => self.lobby.is_wanted_beyond(core),
+        }
     }
 }
 
@@ -449,12 +484,32 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_connection_is_wanted_by_who_is_first_on_another_core_or_cannot_use_it() {
+        let (lobby, endpoint) = (lobby(Limits { connections: 1, ..Limits::default() }), endpoint());
+        let other = super::tests::lobby(Limits::default());
+        assert!(!lobby.lacks_connection(&endpoint));
+        let (request, ticket) = lobby.try_enter(&endpoint, true).expect("the first");
+        let ticket = ticket.expect("it asked for one");
+        assert!(lobby.lacks_connection(&endpoint));
+        let beyond = |core| ticket.is_wanted(Wanted::Beyond { core });
+        assert!(!beyond(0) && !beyond(1), "nobody waits");
+        let first = lobby.wait(Importance::Normal, 1).expect("room");
+        let second = lobby.wait(Importance::Normal, 0).expect("room");
+        assert!(beyond(0) && !beyond(1), "the first uses it where it is");
+        drop(first);
+        assert!(!beyond(0) && beyond(1));
+        assert!(ticket.is_wanted(Wanted::Here { among: lobby.number() }));
+        assert!(!ticket.is_wanted(Wanted::Here { among: other.number() }));
+        drop((second, request));
+    }
+
+    #[test]
     fn those_who_wait_are_served_in_the_order_in_which_they_came() {
         let (lobby, endpoint) = (lobby(Limits { requests: 1, ..Limits::default() }), endpoint());
         let place = lobby.try_enter(&endpoint, false).expect("the first");
-        let first = lobby.wait(Importance::Normal).expect("room");
-        let second = lobby.wait(Importance::Normal).expect("room");
-        assert_eq!(lobby.wait(Importance::Normal).expect_err("no room"), Refusal::Full);
+        let first = lobby.wait(Importance::Normal, 0).expect("room");
+        let second = lobby.wait(Importance::Normal, 0).expect("room");
+        assert_eq!(lobby.wait(Importance::Normal, 0).expect_err("no room"), Refusal::Full);
         let (behind, woken_second) = poll(&second);
         let (turn, woken_first) = poll(&first);
         assert!(behind.is_pending() && turn.is_ready());
@@ -475,8 +530,8 @@ mod tests {
     fn one_who_gives_up_leaves_no_gap() {
         let (lobby, endpoint) = (lobby(Limits { requests: 1, ..Limits::default() }), endpoint());
         let place = lobby.try_enter(&endpoint, false).expect("the first");
-        let first = lobby.wait(Importance::Normal).expect("room");
-        let second = lobby.wait(Importance::Normal).expect("room");
+        let first = lobby.wait(Importance::Normal, 0).expect("room");
+        let second = lobby.wait(Importance::Normal, 0).expect("room");
         let (_, woken_first) = poll(&first);
         let (_, woken_second) = poll(&second);
         drop(place);
@@ -491,11 +546,11 @@ mod tests {
     #[test]
     fn what_matters_more_goes_ahead_and_displaces_the_newest_of_what_matters_least() {
         let lobby = lobby(Limits { requests: 1, ..Limits::default() });
-        let older = lobby.wait(Importance::Low).expect("room");
-        let newer = lobby.wait(Importance::Low).expect("room");
+        let older = lobby.wait(Importance::Low, 0).expect("room");
+        let newer = lobby.wait(Importance::Low, 0).expect("room");
         let (_, woken_newer) = poll(&newer);
 
-        let high = lobby.wait(Importance::High).expect("displaces one");
+        let high = lobby.wait(Importance::High, 0).expect("displaces one");
 
         assert_eq!(woken(&woken_newer), 1);
         assert_eq!(poll(&newer).0, Poll::Ready(Err(Refusal::Displaced)));
@@ -503,14 +558,14 @@ mod tests {
         assert!(poll(&older).0.is_pending());
         drop(newer);
         assert_eq!(lobby.counts().waiting, 2, "one who was displaced takes nobody's place with it");
-        lobby.wait(Importance::Low).expect_err("nobody matters less");
+        lobby.wait(Importance::Low, 0).expect_err("nobody matters less");
     }
 
     #[test]
     fn a_raised_limit_is_told_to_those_who_wait() {
         let (lobby, endpoint) = (lobby(Limits { requests: 1, ..Limits::default() }), endpoint());
         let _place = lobby.try_enter(&endpoint, false).expect("the first");
-        let waiting = lobby.wait(Importance::Normal).expect("room");
+        let waiting = lobby.wait(Importance::Normal, 0).expect("room");
         let (_, woken_up) = poll(&waiting);
 
         lobby.set(Limits { requests: 2, waiting: 2, patience: 1000, ..Limits::default() });
@@ -563,7 +618,7 @@ mod tests {
             }
         }
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let waiting = lobby.wait(Importance::Normal).expect("room");
+        let waiting = lobby.wait(Importance::Normal, 0).expect("room");
         loop {
             if waiting.poll_turn(&mut Context::from_waker(&waker)).is_ready()
                 && let Some(place) = lobby.try_enter(endpoint, false)

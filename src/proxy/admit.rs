@@ -16,8 +16,10 @@ use crate::common::clock::{self, Millis};
 use crate::common::importance::Importance;
 use crate::common::timer::Slot;
 use crate::endpoint::lobby::{Admitted, Lobby, Refusal, Ticket};
+use crate::endpoint::set::Member;
 use crate::endpoint::{Endpoint, EndpointId, InFlight};
 use crate::http::error::ProxyError;
+use crate::http::h1::client::Wanted;
 use crate::snapshot::{Balanced, Service};
 
 /// Whoever is first in a queue looks again so often, although nobody has said that a place is free: an
@@ -126,7 +128,7 @@ async fn queue(
         Refusal::TimedOut => ProxyError::QueueTimeout { service: service.name.clone() },
     };
     let importance = exchange.route.map_or(Importance::default(), |route| route.importance);
-    let waiting = lobby.wait(importance).map_err(refused)?;
+    let waiting = lobby.wait(importance, exchange.core.id).map_err(refused)?;
     let since = clock::now();
     let until = exchange.deadline.min(since.saturating_add(lobby.limits().patience));
     let mut now = since;
@@ -177,6 +179,8 @@ fn enter(
     let needs_connection = |endpoint: &Arc<Endpoint>| {
         counted && (fresh || !has_connection(exchange, service, balanced, endpoint))
     };
+    let lacks_connection =
+        |member: &Member| needs_connection(&member.endpoint) && lobby.lacks_connection(&member.endpoint);
     let mut full: SmallVec<[EndpointId; 4]> = SmallVec::new();
     if limits.requests_each > 0 || limits.connections_each > 0 {
         for member in balanced.endpoints.load().members() {
@@ -189,8 +193,10 @@ fn enter(
         let (admitted, ticket) = lobby.try_enter(&endpoint, needs_connection(&endpoint))?;
         Some(Admission { endpoint, place: Place::Limited(admitted), ticket })
     });
-    if entered.is_none() && counted {
-        // What keeps the place may be an idle connection of another core.
+    if entered.is_none() && counted && balanced.endpoints.load().members().iter().any(lacks_connection) {
+        // What keeps the place may be an idle connection: of this core, to where this request does not go, or of
+        // another core.
+        exchange.core.pools.reclaim(Wanted::Here { among: lobby.number() });
         exchange.core.shared.reclaim.notify_waiters();
     }
     Ok(entered)

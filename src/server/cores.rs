@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 
 use super::connection::{self, Accepted, Control, Drain};
 use crate::endpoint::EndpointId;
+use crate::http::h1::client::Wanted;
 use crate::limit::redis;
 use crate::proxy::core::{Core, Shared};
 use crate::proxy::guard::Guard;
@@ -217,7 +218,7 @@ async fn sweep(core: Rc<Core>) {
     loop {
         tokio::select! {
             _ = interval.tick() => core.pools.sweep(),
-            () = core.shared.reclaim.notified() => core.pools.reclaim(),
+            () = core.shared.reclaim.notified() => core.pools.reclaim(Wanted::Beyond { core: core.id }),
         }
     }
 }

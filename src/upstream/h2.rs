@@ -28,7 +28,7 @@ use crate::endpoint::lobby::Ticket;
 use crate::endpoint::tally::{CallEnd, Verdict};
 use crate::http::error::ProxyError;
 use crate::http::fields::Fields;
-use crate::http::h1::client::Place as _;
+use crate::http::h1::client::{Place as _, Wanted};
 use crate::http::h1::io::Io;
 use crate::http::h2::client::{self, Lease};
 use crate::http::h2::limits::ClientLimits;
@@ -39,6 +39,10 @@ use super::{Complaints, Dial};
 
 /// Largest head of an answer, in bytes, as with HTTP/1.
 const MAX_HEAD: u32 = 256 * 1024;
+
+/// How many requests a connection takes whose pod has not said so yet: no number that a pod can say. It is not used
+/// before that, since what is too much for the pod would be refused one by one.
+const UNSAID: usize = usize::MAX - 1;
 
 /// Connections of one core to one endpoint.
 #[derive(Debug)]
@@ -92,6 +96,16 @@ impl std::fmt::Debug for Conn {
 #[derive(Debug, Default)]
 struct ConnState {
     dead: Cell<bool>,
+    /// Who is told when something has come, or it is dead.
+    watcher: RefCell<Option<Waker>>,
+}
+
+impl ConnState {
+    fn tell(&self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
+    }
 }
 
 /// A connection that is being made.
@@ -389,6 +403,7 @@ impl Pool {
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_concurrent_streams(0)
+            .initial_max_send_streams(UNSAID)
             .enable_push(false)
             .max_header_list_size(MAX_HEAD)
             .max_send_buffer_size(256 * 1024);
@@ -402,6 +417,24 @@ impl Pool {
         };
         let state = Rc::new(ConnState::default());
         tokio::task::spawn_local(drive(connection, Rc::clone(&state), self.timers.slot(), limits));
+        let said = poll_fn(|cx| {
+            if state.dead.get() || send.current_max_send_streams() != UNSAID {
+                return Poll::Ready(());
+            }
+            *state.watcher.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        if slot.within(until, said).await.is_err() {
+            return Err(ProxyError::ConnectTimeout { endpoint: self.endpoint.text() });
+        }
+        let failed = |cause| Err(ProxyError::Connect { endpoint: self.endpoint.text(), cause });
+        if state.dead.get() {
+            return failed(io::ErrorKind::ConnectionReset.into());
+        }
+        if send.current_max_send_streams() == 0 {
+            let why = "the pod takes no requests (MAX_CONCURRENT_STREAMS is 0)";
+            return failed(io::Error::new(io::ErrorKind::ConnectionRefused, why));
+        }
         let conn = Rc::new(Conn {
             send: RefCell::new(send),
             state,
@@ -419,11 +452,11 @@ impl Pool {
         Ok(Found::Shared(place))
     }
 
-    /// Closes a connection without requests for whose place somebody waits.
-    pub(super) fn reclaim(&self) {
+    /// Closes a connection without requests whose place is wanted.
+    pub(super) fn reclaim(&self, by: Wanted) {
         let mut conns = self.conns.borrow_mut();
         let wanted = |conn: &Rc<Conn>| {
-            conn.active.get() == 0 && conn.ticket.as_ref().is_some_and(|ticket| ticket.is_wanted())
+            conn.active.get() == 0 && conn.ticket.as_ref().is_some_and(|ticket| ticket.is_wanted(by))
         };
         let Some(place) = conns.iter().position(wanted) else { return };
         let conn = conns.remove(place);
@@ -495,7 +528,9 @@ async fn drive(
     let mut asked: Option<Millis> = None;
     let mut quiet_since = clock::recent();
     poll_fn(|cx| {
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+        let polled = Pin::new(&mut connection).poll(cx);
+        state.tell();
+        if let Poll::Ready(result) = polled {
             if let Err(error) = result {
                 tracing::debug!(%error, "connection of HTTP/2 to a pod ended");
             }
@@ -533,4 +568,5 @@ async fn drive(
     })
     .await;
     state.dead.set(true);
+    state.tell();
 }

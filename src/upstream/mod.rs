@@ -21,7 +21,7 @@ use crate::endpoint::tally::Verdict;
 use crate::endpoint::url::Scheme;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::http::error::ProxyError;
-use crate::http::h1::client::{ClientConn, Home, Unread};
+use crate::http::h1::client::{ClientConn, Home, Unread, Wanted};
 use crate::http::h1::io::Io;
 use crate::http::h2::limits::ClientLimits;
 use crate::telemetry::metrics::{CoreMetrics, ServiceLabel};
@@ -195,13 +195,13 @@ impl Pools {
         });
     }
 
-    /// Closes an idle connection to each endpoint for whose place somebody waits.
-    pub fn reclaim(&self) {
+    /// Closes an idle connection to each endpoint whose place is wanted.
+    pub fn reclaim(&self, by: Wanted) {
         for pool in self.pools.borrow().values() {
-            pool.reclaim();
+            pool.reclaim(by);
         }
         for entry in self.shared.borrow().values() {
-            entry.pool.reclaim();
+            entry.pool.reclaim(by);
         }
     }
 
@@ -239,10 +239,10 @@ impl Pool {
         !self.idle.borrow().is_empty()
     }
 
-    fn reclaim(&self) {
+    fn reclaim(&self, by: Wanted) {
         let mut idle = self.idle.borrow_mut();
         // The one that was not used for longest.
-        let Some(place) = idle.iter().position(|conn| conn.is_wanted()) else { return };
+        let Some(place) = idle.iter().position(|conn| conn.is_wanted(by)) else { return };
         let conn = idle.remove(place);
         drop(idle);
         self.forget(1);

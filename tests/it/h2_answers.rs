@@ -284,8 +284,8 @@ fn settings_at_the_edge_serve_all_the_same() {
 }
 
 #[test]
-fn a_pod_that_takes_no_streams_does_not_gather_connections() {
-    // MAX_CONCURRENT_STREAMS of 0: what is sent before that is known is served.
+fn a_pod_that_takes_no_streams_gets_none_and_gathers_no_connections() {
+    // MAX_CONCURRENT_STREAMS of 0: requests go to another pod, or are told so.
     let pod = origin()
         .connection(|peer| {
             speak(peer, &[0, 3, 0, 0, 0, 0], &|stream| [head(stream, &[]), end(stream, "pod!")].concat());
@@ -293,7 +293,8 @@ fn a_pod_that_takes_no_streams_does_not_gather_connections() {
         .start();
     let proxy = before(&pod);
     for _ in 0..20 {
-        proxy.get("a.test", "/x").expect(200);
+        proxy.get("a.test", "/x").expect(502);
     }
+    assert!(proxy.metric("sluicegate_refusals_total{code=\"connect_failed\",fault=\"upstream\"}") >= 20.0);
     assert!(pod.open_connections() <= 4, "{} connections", pod.open_connections());
 }

@@ -136,7 +136,7 @@ fn flood(replicas: &[&Proxy], during: impl FnOnce()) -> Vec<u16> {
                     match client.get("/").status {
                         200 => {}
                         // Refusals cost the machine's time and show nothing.
-                        429 => std::thread::sleep(Duration::from_millis(2)),
+                        429 => std::thread::sleep(Duration::from_millis(5)),
                         other => others.lock().expect("no panic").push(other),
                     }
                 }
@@ -162,7 +162,7 @@ fn three_replicas_hold_one_partners_quota_together() {
 
     let since = Instant::now();
     let others = flood(&replicas.each_ref(), || {
-        eventually("the quota is spent and refilled", || partner.count() >= 100);
+        eventually("the quota is spent and refilled", || partner.count() >= 60);
     });
 
     assert_eq!(others, [0_u16; 0]);
@@ -187,7 +187,7 @@ fn with_leases_replicas_exceed_a_partners_quota_by_no_more_than_these() {
 
     let since = Instant::now();
     let others = flood(&replicas.each_ref(), || {
-        eventually("the quota is spent and refilled", || partner.count() >= 100);
+        eventually("the quota is spent and refilled", || partner.count() >= 60);
     });
 
     assert_eq!(others, [0_u16; 0]);
@@ -441,7 +441,7 @@ fn while_redis_is_away_all_replicas_together_keep_to_the_quota() {
 
     let since = Instant::now();
     let others = flood(&replicas.each_ref(), || {
-        eventually("the shares are spent and refilled", || partner.count() >= 100);
+        eventually("the shares are spent and refilled", || partner.count() >= 60);
     });
 
     assert_eq!(others, [0_u16; 0]);

@@ -200,6 +200,26 @@ fn connections_to_a_pod_stay_within_their_limit_over_all_cores() {
 }
 
 #[test]
+fn those_who_wait_use_the_connections_that_are_there() {
+    let origin = origin().start();
+    let one_core = format!("workers: 1\n{}", document("", ", maxConnsPerHost: 2"));
+    let proxy = proxy().origin("pod", &origin).config(&one_core).start();
+    let mut clients: Vec<_> = (0..16).map(|_| proxy.client("a.test")).collect();
+
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.send_request("GET", "/", &[], b"");
+        }
+        for client in &mut clients {
+            client.response().expect(200);
+        }
+    }
+
+    // A connection that had just become idle was closed for somebody who could have used it.
+    assert!(origin.connections() <= 2, "{}", origin.connections());
+}
+
+#[test]
 fn a_full_endpoint_is_passed_over_while_another_has_room() {
     let gate = Gate::new();
     let (busy, free) = (gated(&gate), origin().always("free").start());

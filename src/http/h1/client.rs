@@ -81,8 +81,23 @@ pub enum Unread {
 
 /// A place among a limited number of connections, given back when the connection is dropped.
 pub trait Place: std::fmt::Debug {
-    /// Whether somebody waits for it.
-    fn is_wanted(&self) -> bool;
+    /// Whether it is one of those that are wanted.
+    fn is_wanted(&self, by: Wanted) -> bool;
+}
+
+/// Who would have the place of a connection that is idle.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// A request on this core, that waits for one of these and can use none of the connections here.
+    Here {
+        /// Which limit it is about.
+        among: usize,
+    },
+    /// A request on another core, whose turn it is. One on this core uses the connection itself.
+    Beyond {
+        /// The number of this one.
+        core: usize,
+    },
 }
 
 /// What the exchange wants of the connection beside the request.
@@ -159,9 +174,9 @@ impl ClientConn {
         self.place = Some(place);
     }
 
-    /// Whether somebody waits for its place.
-    pub fn is_wanted(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.is_wanted())
+    /// Whether its place is one of those that are wanted.
+    pub fn is_wanted(&self, by: Wanted) -> bool {
+        self.place.as_ref().is_some_and(|place| place.is_wanted(by))
     }
 
     /// The socket.
