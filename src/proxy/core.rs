@@ -84,6 +84,8 @@ pub struct Core {
     pub pools: Pools,
     /// What it shares with others.
     pub shared: Arc<Shared>,
+    /// Connections that keep the room of an exchange between their requests.
+    pub rooms: Cell<u32>,
     snapshot: Cached<Snapshot>,
     access_log: Cached<Option<Arc<AccessLog>>>,
     suspects: RefCell<SmallVec<[Suspect; 4]>>,
@@ -107,6 +109,7 @@ impl Core {
             snapshot,
             access_log: Cached::new(&shared.access_log),
             shared,
+            rooms: Cell::new(0),
             suspects: RefCell::default(),
             date: RefCell::new((u64::MAX, [0; 29])),
             // Zero would stay zero.

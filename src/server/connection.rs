@@ -45,6 +45,8 @@ const DRAIN_LIMIT: u64 = 64 * 1024;
 pub(super) const LINGER: Millis = 1000;
 /// A connection that has waited so long for its next request gives back what only those need that serve one.
 const REST: Millis = 1000;
+/// Connections of a core that keep it until then; others make it anew for each request.
+const MOST_ROOMS: u32 = 256;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
 pub(super) const FIRST_REQUEST: Millis = 1000;
@@ -197,9 +199,28 @@ struct Connection<'a> {
     control: &'a Control,
 }
 
+/// The room of an exchange that a connection may keep between requests, counted until this is dropped.
+struct Room<'a>(&'a Cell<u32>);
+
+impl<'a> Room<'a> {
+    fn take(taken: &'a Cell<u32>) -> Option<Self> {
+        let count = taken.get();
+        (count < MOST_ROOMS).then(|| {
+            taken.set(count + 1);
+            Self(taken)
+        })
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Why a connection is not busy any more.
 enum Busy {
-    /// No request has come for so long, or not all of its head with its first bytes.
+    /// No request has come for so long, or not all of its head with its first bytes, or it kept no room.
     Rests(Millis),
     Ended(CloseReason),
 }
@@ -249,19 +270,28 @@ impl Connection<'_> {
                 Err(error) => return Some(self.refuse(entry, &error).await),
             };
             // A connection that is idle, or slow to say what it wants, is not as large as one that serves.
-            match in_place(|| self.busy(snapshot, parsed)).await {
+            let room = Room::take(&self.core.rooms);
+            match in_place(|| self.busy(snapshot, parsed, room.is_some())).await {
                 Busy::Rests(time) => rested = time,
                 Busy::Ended(reason) => return Some(reason),
             }
         }
     }
 
-    /// Serves a request, and those that follow it closely.
-    async fn busy(&mut self, mut snapshot: OnCore<Snapshot>, mut parsed: ParsedRequest) -> Busy {
+    /// Serves a request, and those that follow it closely if it keeps its room.
+    async fn busy(
+        &mut self,
+        mut snapshot: OnCore<Snapshot>,
+        mut parsed: ParsedRequest,
+        keeps_room: bool,
+    ) -> Busy {
         loop {
             self.served += 1;
             if let Next::Close(reason) = self.exchange(snapshot, parsed).await {
                 return Busy::Ended(reason);
+            }
+            if !keeps_room {
+                return Busy::Rests(0);
             }
             match self.wait(0, REST).await {
                 Ok(true) => {}
