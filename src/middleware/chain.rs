@@ -124,12 +124,27 @@ pub fn compile_chain(
             None => whole = false,
         }
     }
-    for (number, (_, link)) in links.iter_mut().enumerate() {
-        if let Link::Edit(Edit::Headers(headers)) = link {
-            headers.set_number(number);
-        }
-    }
     whole.then_some(links)
+}
+
+/// The links of an entry point and those of a router as one chain.
+///
+/// From Traefik, where each mention of a limit has a count of its own: what stands on the way twice, here and there or
+/// in two chains, counts a request once.
+pub fn join(
+    outer: Vec<(MiddlewareName, Link)>,
+    own: Vec<(MiddlewareName, Link)>,
+) -> Vec<(MiddlewareName, Link)> {
+    let mut counting = BTreeSet::new();
+    let all = outer.into_iter().chain(own);
+    let mut links: Vec<_> =
+        all.filter(|(name, link)| !link.counts() || counting.insert(name.clone())).collect();
+    let headers = links.iter_mut().filter_map(|(_, link)| match link {
+        Link::Edit(Edit::Headers(headers)) => Some(headers),
+        _ => None,
+    });
+    headers.enumerate().for_each(|(number, headers)| headers.set_number(number));
+    links
 }
 
 /// How far the names have been followed.

@@ -40,7 +40,7 @@ mod testing;
 pub use self::redis::{FailurePolicy, RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig};
 pub use add_prefix::{AddPrefix, AddPrefixConfig};
 pub use bandwidth::{Bandwidth, BandwidthConfig, BandwidthCounts, Lane};
-pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain};
+pub use chain::{ChainConfig, MAX_LINKS, check, compile_chain, join};
 pub use circuit_breaker::{BreakerReport, BreakerState, CircuitBreaker, CircuitBreakerConfig, Passed, Phase};
 pub use headers::{Headers, HeadersConfig};
 pub use in_flight_req::{InFlightReq, InFlightReqConfig};

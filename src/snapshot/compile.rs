@@ -4,7 +4,7 @@
 //! [`Draft::commit`] once the document is accepted. All mistakes are found in one run.
 
 use std::collections::btree_map::Entry as MapEntry;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -668,13 +668,8 @@ impl Compiler<'_> {
                 continue;
             };
             let metrics = self.metrics;
-            // From Traefik, where each mention of a limit has a count of its own: what stands on the way twice, for the
-            // entry point and the router or in two chains, counts a request once.
-            let mut counting = HashSet::new();
-            let chain = outer
+            let chain = middleware::join(outer, own)
                 .into_iter()
-                .chain(own)
-                .filter(|(name, link)| !link.counts() || counting.insert(name.clone()))
                 .map(|(name, link)| ChainLink { label: metrics.middleware(&name), name, link })
                 .collect();
             let tls_at = match &router.tls {

@@ -522,3 +522,25 @@ fn intervals_lie_between_the_attempts() {
     assert!(since.elapsed() >= Duration::from_millis(20), "after {:?}", since.elapsed());
     assert_eq!(origin.hits(), 6);
 }
+
+#[test]
+fn headers_of_an_entry_point_and_of_a_router_each_say_whether_the_request_was_secure() {
+    let origin = origin().start();
+    let proxy = proxy()
+        .origin("origin", &origin)
+        .config(
+            r#"
+entryPoints: { web: { address: "127.0.0.1:0", http: { middlewares: [always] } } }
+http:
+  routers: { all: { rule: "PathPrefix(`/`)", service: pods, middlewares: [secure] } }
+  middlewares:
+    always: { headers: { stsSeconds: 60, forceSTSHeader: true } }
+    secure: { headers: { stsSeconds: 5 } }
+  services: { pods: { loadBalancer: { servers: [{ url: "{origin}" }] } } }
+"#,
+        )
+        .start();
+
+    // The router's own link had the last word for both.
+    assert_eq!(proxy.get("a.test", "/").header("Strict-Transport-Security"), Some("max-age=60"));
+}
