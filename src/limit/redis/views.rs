@@ -489,6 +489,13 @@ impl View {
     }
 
     /// Nothing is left to be remembered.
+    /// When its buckets are full again.
+    fn owes_until(&self, limits: &Limits<'_>) -> Nanos {
+        let limit = if self.by_share { limits.share } else { limits.whole };
+        let states = self.states.iter().zip(limit.windows());
+        states.map(|(state, window)| window.quota.forgets_at(*state)).max().unwrap_or(0)
+    }
+
     fn is_idle(&self, limits: &Limits<'_>, now: Nanos) -> bool {
         let limit = if self.by_share { limits.share } else { limits.whole };
         let states = self.states.iter().zip(limit.windows());
@@ -547,9 +554,23 @@ impl Shard {
         false
     }
 
-    /// Forgets one and gives what it owed by the share.
+    /// Forgets one of a few, that which owes nothing soonest, and gives what it owed by the share: keys that are made up
+    /// push out one another, and not who is deeper in debt.
     fn evict(&mut self, limits: &Limits<'_>, now: Nanos) -> Option<States> {
-        let key = self.ring.pop_front()?;
+        let mut soonest: Option<(Nanos, LimitKey)> = None;
+        for _ in 0..LOOKS {
+            let Some(key) = self.ring.pop_front() else { break };
+            let Some(view) = self.views.get(&key) else { continue };
+            let this = (view.owes_until(limits), key);
+            match &mut soonest {
+                Some(soonest) if this.0 < soonest.0 => {
+                    self.ring.push_back(std::mem::replace(soonest, this).1);
+                }
+                Some(_) => self.ring.push_back(key),
+                None => soonest = Some(this),
+            }
+        }
+        let (_, key) = soonest?;
         let mut view = self.views.remove(&key)?;
         view.share(limits, now);
         Some(spend(limits.share, &view.states, view.held, now))
@@ -786,6 +807,24 @@ mod tests {
         let spent = [8 * u128::from(token)];
         views.learn(&both.limits(), key(1), [0; 16], &Word { spent: &spent, at: 0, order: 1 });
         assert!(!fall_back(&views, &both, 1, 0));
+    }
+
+    #[test]
+    fn made_up_keys_do_not_push_out_who_is_in_debt() {
+        // They did, in the order in which they had come.
+        let (views, mut both) = (Views::default(), both(1, 9));
+        both.room = 256;
+        let ask = |number| views.fall_back(&both.limits(), key(number), || [0; 16], 1, 0, 0).0.allowed;
+        assert_eq!([ask(0), ask(0), ask(0), ask(0)], [true, true, true, false]);
+        for number in 1..500 {
+            ask(number);
+        }
+        assert!(!ask(0), "a fresh bucket");
+        // When all are as deep in debt, it gains one request.
+        for number in 500..20_000 {
+            ask(number);
+        }
+        assert!([ask(0), ask(0), ask(0)].iter().filter(|allowed| **allowed).count() <= 1);
     }
 
     #[test]
