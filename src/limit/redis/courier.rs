@@ -7,7 +7,23 @@ use std::cell::RefCell;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::backend::Reply;
+use super::script::Answer;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// Redis is known to be away; it was not asked.
+    Away,
+    /// It did not answer in time.
+    Late,
+    /// It answered with an error or nonsense, or the connection broke.
+    Failed,
+    /// Too many questions were waiting.
+    Crowded,
+}
+
+/// An answer with the time at which Redis gave it, by its own clock in microseconds.
+pub(super) type Reply = Result<(u64, Answer), Trouble>;
 
 /// Answers for one core, each with whoever waits for it.
 type Parcel = Vec<(oneshot::Sender<Reply>, Reply)>;

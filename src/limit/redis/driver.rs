@@ -18,11 +18,11 @@ use super::super::decision::{Limit, Window};
 use super::super::key::LimitKey;
 use super::super::pauses::Pause;
 use super::super::quota::{Nanos, Quota, nanos};
-use super::backend::{Ask, Inner, Trouble};
 use super::connect::Link;
-use super::courier;
-use super::script::{self, By, CODE, Kind, Question, Shape};
-use super::shared::{Replica, digest_of};
+use super::courier::{self, Trouble};
+use super::replica::Replica;
+use super::script::{self, By, CODE, Kind, Question, Shape, digest_of};
+use super::state::{Ask, Inner};
 use super::views::{Owed, Returned, Word};
 
 /// Questions in one call. A call of so many keeps Redis busy for about 0.2 ms, in which it serves nobody else.

@@ -2,18 +2,30 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use redis::{Cmd, Value};
 use smallvec::SmallVec;
 
 use super::super::decision::Limit;
 use super::terms::Terms;
-use super::views::Digest;
 
 /// The longest pause, 35 years in microseconds: with the time it is a number that Redis keeps exactly.
 const MOST_PAUSED: u64 = 1 << 50;
 
 /// The script as Redis gets it.
 pub const CODE: &str = include_str!("buckets.lua");
+
+/// A key as Redis has it: half of a SHA-256, the same in every replica.
+pub type Digest = [u8; 16];
+
+/// What a key is to Redis: nobody can find two keys with the same.
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
+    let mut half = Digest::default();
+    for (to, from) in half.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
+        *to = *from;
+    }
+    half
+}
 
 /// A limit as Redis sees it.
 #[derive(Debug, Eq, PartialEq)]

@@ -5,21 +5,23 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::super::decision::{Decision, Limit, Window};
+use super::super::decision::{Decision, Limit};
 use super::super::key::{KeyBytes, LimitKey};
 use super::super::pauses::Pauses;
-use super::super::quota::{Nanos, Quota, nanos};
-use super::backend::{Backend, Inner, Reply, Trouble};
-use super::script::{Answer, Kind, Question, Shape, Spent};
+use super::super::quota::{Nanos, nanos};
+use super::backend::Backend;
+use super::courier::{Reply, Trouble};
+use super::replica::Replica;
+use super::script::{Answer, Digest, Kind, Question, Shape, Spent, digest_of};
 use super::settings::Topology;
+use super::state::Inner;
 use super::views::{
-    Digest, KNOWN_FOR, KNOWN_FOR_IF_GIVEN_BACK, Lease, Limits, Returned, States, Tally, Views, Word, judge,
+    GivesBack, KNOWN_FOR, KNOWN_FOR_IF_GIVEN_BACK, Lease, Returned, States, Tally, Views, Word, judge,
 };
 
 /// How Redis is asked.
@@ -69,41 +71,8 @@ pub struct Use {
     pub gives_back: GivesBack,
 }
 
-/// Whether what is taken may be given back.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum GivesBack {
-    /// Never.
-    No,
-    /// When the answer turns out not to count.
-    Perhaps,
-}
-
 /// What is refused by `closed` may be tried again after so long: about as long as Redis is left alone.
 const CLOSED_WAIT: Nanos = 1_000_000_000;
-
-/// A limit as this replica has it; its task tells Redis of it.
-#[derive(Debug)]
-pub(super) struct Replica {
-    pub(super) views: Arc<Views>,
-    pub(super) shape: Arc<Shape>,
-    /// What its upstreams asked for; those of a limit on clients ask for nothing.
-    pub(super) pauses: Arc<Pauses>,
-    whole: Arc<Limit>,
-    share: Limit,
-    room: NonZeroUsize,
-}
-
-impl Replica {
-    pub(super) fn limits(&self) -> Limits<'_> {
-        Limits { whole: &self.whole, share: &self.share, room: self.room }
-    }
-
-    /// Redis's numbers in the units of the quotas.
-    pub(super) fn units(&self, spent: &[u64]) -> SmallVec<[u128; 1]> {
-        let windows = self.whole.windows().iter().zip(self.shape.terms());
-        windows.zip(spent).map(|((window, terms), spent)| terms.units(&window.quota, *spent)).collect()
-    }
-}
 
 /// A limit whose buckets are in Redis.
 #[derive(Debug)]
@@ -214,9 +183,9 @@ impl SharedLimit {
     ) -> Self {
         // It may be another Redis than before.
         pauses.tell_again();
-        let shape = Arc::new(Shape::new(&backend.settings().prefix, name, &limit));
-        let share = share(&limit, how.replicas);
-        let replica = Arc::new(Replica { views, shape, pauses, whole: limit, share, room: how.max_keys });
+        let shape = Shape::new(&backend.settings().prefix, name, &limit);
+        let replica = Replica::new(limit, shape, (views, pauses), how.replicas, how.max_keys);
+        let replica = Arc::new(replica);
         backend.join(&replica);
         Self { backend, replica, how }
     }
@@ -454,27 +423,4 @@ fn by_us(decision: Decision) -> Settled {
 
 fn count(figure: &AtomicU64) {
     figure.fetch_add(1, Ordering::Relaxed);
-}
-
-/// The key as Redis has it. Half of a SHA-256 is enough that nobody can find two keys with the same.
-pub(super) fn digest_of(bytes: &[u8]) -> Digest {
-    let mut half = Digest::default();
-    for (to, from) in half.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
-        *to = *from;
-    }
-    half
-}
-
-/// What one of so many replicas may allow by itself: the rate divided exactly, and the burst rounded down, but
-/// at least one token.
-fn share(limit: &Limit, replicas: NonZeroU64) -> Limit {
-    Limit::new(limit.windows().iter().map(|window| {
-        let quota = &window.quota;
-        let period = quota.period().saturating_mul(replicas.get());
-        let burst = NonZeroU64::new(quota.burst() / replicas.get()).unwrap_or(NonZeroU64::MIN);
-        let average = NonZeroU64::new(quota.average()).unwrap_or(NonZeroU64::MIN);
-        let quota = Quota::new(average, Duration::from_nanos(period), burst)
-            .delayed_by(Duration::from_nanos(quota.max_delay()));
-        Window { name: Arc::clone(&window.name), quota }
-    }))
 }

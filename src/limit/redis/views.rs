@@ -16,8 +16,7 @@ use super::super::decision::{Decision, Limit, Window};
 use super::super::key::{Fingerprint, LimitKey};
 use super::super::local::{Padded, shard_count};
 use super::super::quota::Nanos;
-use super::script::Spent;
-use super::shared::GivesBack;
+use super::script::{Digest, Spent};
 
 /// For how long a refusal is repeated without asking. An operator who deletes a key in Redis waits no longer.
 pub(super) const KNOWN_FOR: Nanos = 1_000_000_000;
@@ -33,8 +32,14 @@ const CLOCK_STEP: u64 = 1_000_000;
 /// Views looked at to make room for another.
 const LOOKS: usize = 16;
 
-/// A key as Redis has it: half of a SHA-256, the same in every replica.
-pub(super) type Digest = [u8; 16];
+/// Whether what is taken may be given back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GivesBack {
+    /// Never.
+    No,
+    /// When the answer turns out not to count.
+    Perhaps,
+}
 
 /// States of buckets, one a window.
 pub(super) type States = SmallVec<[u128; 1]>;
