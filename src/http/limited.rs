@@ -203,23 +203,19 @@ impl GoDuration {
         }
     }
 
-    fn number(&mut self, mut number: u64, digits: usize) {
-        let mut text = [b'0'; 20];
-        let mut at = text.len();
-        while number > 0 || text.len() - at < digits {
-            at -= 1;
-            text[at] = b'0' + (number % 10) as u8;
-            number /= 10;
-        }
-        self.push(&text[at..]);
+    fn number(&mut self, number: u64) {
+        self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
+    /// `unit` is a power of ten.
     fn decimal(&mut self, value: u64, unit: u64, name: &str) {
-        self.number(value / unit, 1);
+        self.number(value / unit);
         let rest = value % unit;
         if rest > 0 {
-            self.push(b".");
-            self.number(rest, unit.ilog10() as usize);
+            let point = self.length;
+            // One digit more than the rest may have keeps its zeros.
+            self.number(rest + unit);
+            self.text[point] = b'.';
             while self.as_bytes().last() == Some(&b'0') {
                 self.length -= 1;
             }
@@ -238,11 +234,11 @@ impl GoDuration {
                 let seconds = nanos / 1_000_000_000;
                 let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
                 if hours > 0 {
-                    self.number(hours, 1);
+                    self.number(hours);
                     self.push(b"h");
                 }
                 if hours > 0 || minutes > 0 {
-                    self.number(minutes, 1);
+                    self.number(minutes);
                     self.push(b"m");
                 }
                 self.decimal(nanos - (seconds - seconds % 60) * 1_000_000_000, 1_000_000_000, "s");

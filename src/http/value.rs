@@ -31,16 +31,7 @@ pub fn written(text: fmt::Arguments<'_>) -> HeaderValue {
 
 /// A number.
 pub fn number(number: u64) -> HeaderValue {
-    let mut digits = [0; 20];
-    let (mut at, mut left) = (digits.len(), number);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            return copied(&digits[at..]);
-        }
-    }
+    copied(itoa::Buffer::new().format(number).as_bytes())
 }
 
 fn make(write: impl FnOnce(&mut BytesMut)) -> HeaderValue {

@@ -32,7 +32,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::limited::{LimitAnswer, LimitFields, Limited, Standing};
 use crate::limit::redis::{GivesBack, Receipt, SharedLimit};
 use crate::limit::{
-    Bound, DEFAULT_MAX_KEYS, Decision, KeyBytes, LimitKey, LocalLimit, Part, Show, Taken, nanos,
+    Bound, DEFAULT_MAX_KEYS, Decision, KeyBytes, LimitKey, LocalLimit, Nanos, Part, Show, Taken, nanos,
 };
 
 use super::redis::RedisConfig;
@@ -520,20 +520,22 @@ impl RateLimit {
         let now = nanos(context.now);
         if self.0.count.is_some() {
             let (decision, taken) = question.local.take(now, question.key, question.cost);
-            self.answer(context, question, decision, TakenFrom::Memory(taken))
+            self.answer(context, question, decision, TakenFrom::Memory(taken), now)
         } else {
             let decision = question.local.decide(now, question.key, question.cost);
-            self.answer(context, question, decision, TakenFrom::Nowhere)
+            self.answer(context, question, decision, TakenFrom::Nowhere, now)
         }
     }
 
-    /// What follows from a decision, wherever it was made. `from` is where it can be given back to.
+    /// What follows from a decision, wherever it was made. `from` is where it can be given back to; `now` is when the
+    /// request came.
     pub fn answer(
         &self,
         context: &mut LinkContext,
         question: &Question<'_>,
         decision: Decision,
         from: TakenFrom,
+        now: Nanos,
     ) -> Admission {
         let rules = &*self.0;
         let answer = &question.bucket.answer;
@@ -544,7 +546,6 @@ impl RateLimit {
         };
         if !decision.allowed {
             if let Some(show) = rules.show {
-                let now = nanos(context.now);
                 question.local.store().note_refused(now, question.key, &question.bytes, show);
             }
             if rules.shadow {

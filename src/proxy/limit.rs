@@ -33,7 +33,7 @@ pub async fn admit(
                 };
                 fallback = settled.fallback;
                 let from = TakenFrom::Shared(settled.receipt);
-                limit.answer(&mut exchange.links, &question, settled.decision, from)
+                limit.answer(&mut exchange.links, &question, settled.decision, from, now)
             }
         },
     };

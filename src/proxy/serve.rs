@@ -64,7 +64,8 @@ fn guard(exchange: &mut Exchange<'_>, route: &Route) -> Result<(), ProxyError> {
 /// When the exchange must be over, by the router's word and the client's.
 fn set_deadlines(exchange: &mut Exchange<'_>, route: &Route, head: &RequestHead) {
     let timeouts = &route.timeouts;
-    let started = clock::to_millis(exchange.links.now);
+    // Nobody has waited since the head was complete.
+    let started = clock::recent();
     exchange.deadline = deadline(started, timeouts.request.and_then(limit));
     if let Some(field) = &timeouts.deadline_header
         && let Some(patience) = head.headers.get(field).and_then(patience)

@@ -215,7 +215,7 @@ pub fn response_start(out: &mut BytesMut, version: Version, status: StatusCode, 
 /// Writes `Content-Length`.
 pub fn put_content_length(out: &mut BytesMut, bytes: u64) {
     out.extend_from_slice(b"Content-Length: ");
-    put_decimal(out, bytes);
+    out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -273,20 +273,6 @@ fn put_eight(out: &mut [u8], name: &[u8], at: usize, capital: bool) -> bool {
     let capitals = dashes << 8 | if capital { 0x80 } else { 0 };
     *to = (letters ^ (capitals & small) >> 2).to_le_bytes();
     dashes >> 63 == 1
-}
-
-fn put_decimal(out: &mut BytesMut, mut number: u64) {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 fn put_hex(out: &mut BytesMut, number: usize) {
