@@ -46,7 +46,7 @@ pub(super) const LINGER: Millis = 1000;
 /// A connection that has waited so long for its next request gives back what only those need that serve one.
 const REST: Millis = 1000;
 /// Connections of a core that keep it until then; others make it anew for each request.
-const MOST_ROOMS: u32 = 256;
+const MOST_ROOMS: u32 = 128;
 /// A connection that is told to end before its first request has come may wait so long for that request: it
 /// was accepted, so the request is likely under way.
 pub(super) const FIRST_REQUEST: Millis = 1000;
