@@ -23,9 +23,7 @@ use crate::common::live::Live;
 use crate::common::names::EntryPointName;
 use crate::common::problem::Problems;
 use crate::config::load::Loader;
-use crate::limit::redis::{
-    Address, Backend, GivesBack, Mode, OnFailure, Secret, Settings, SharedLimit, Topology, Use, Views,
-};
+use crate::limit::redis::{Backend, GivesBack, Mode, OnFailure, Settings, SharedLimit, Use, Views};
 use crate::limit::{
     BYTES_PER_BUCKET, Bound, DEFAULT_MAX_KEYS, KeyBytes, Limit, LimitKey, LocalLimit, Part, Quota, Store,
     Window,
@@ -245,19 +243,6 @@ fn a_limit_keeps_27_bytes_a_client_and_window_and_no_more_however_many_come() {
 #[test]
 fn a_replica_keeps_about_200_bytes_a_client_of_redis_and_no_more_clients_than_may_be() {
     let keys = DEFAULT_MAX_KEYS.get();
-    let settings = Settings {
-        endpoints: vec![Address { host: "redis.test".to_owned(), port: 6379 }],
-        topology: Topology::Single,
-        username: String::new(),
-        password: Secret::new(""),
-        db: 0,
-        tls: None,
-        connections: 1,
-        dial_timeout: Duration::from_secs(1),
-        read_timeout: Duration::from_secs(1),
-        timeout: Duration::from_millis(5),
-        prefix: "sluicegate".to_owned(),
-    };
     for mode in [Mode::Exact, Mode::Lease(NonZeroU64::MIN)] {
         let how = Use {
             mode,
@@ -268,7 +253,7 @@ fn a_replica_keeps_about_200_bytes_a_client_of_redis_and_no_more_clients_than_ma
         };
         // Nobody connects to it: each client is decided by what this replica knows.
         let views = Arc::new(Views::default());
-        let backend = Arc::new(Backend::new(settings.clone()));
+        let backend = Arc::new(Backend::new(Settings::of_a_test()));
         let shared =
             SharedLimit::new(backend, "limit", hourly(&["default"]), Arc::clone(&views), Arc::default(), how);
         let ((), bytes) = held(|| {

@@ -312,7 +312,7 @@ impl Connection<'_> {
     }
 
     /// Waits for the first byte of a request, holding neither a buffer nor a configuration; `false` when it has not
-    /// come after `most` milliseconds, with more of its patience left. Of that patience so much is over already.
+    /// come after `most` milliseconds and more of the client's time is left. Of that time `over` has passed already.
     async fn wait(&self, over: Millis, most: Millis) -> Result<bool, CloseReason> {
         if self.conn.has_more() {
             return Ok(true);

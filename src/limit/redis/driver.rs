@@ -31,8 +31,8 @@ const PER_CALL: usize = 64;
 /// Calls on their way at once.
 const MAX_CALLS: usize = 128;
 
-/// Calls on a connection that are neither answered nor late, beyond which questions wait to go together: each call
-/// costs as much as some ten questions. An answer takes a quarter longer at most.
+/// Calls on a connection that are neither answered nor late, beyond which questions wait to go together in one. A question
+/// waits for the next of them to be answered, about a quarter of the time that an answer takes.
 const PIPELINED: usize = 4;
 
 /// How often Redis is told what leases gave away; sooner when half of one is spent.

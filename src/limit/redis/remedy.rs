@@ -64,26 +64,11 @@ fn remedy(trouble: &str, settings: &Settings) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::limit::redis::{Address, Secret};
 
     #[test]
     fn what_redis_says_is_followed_by_what_to_do() {
-        let settings = Settings {
-            endpoints: vec![Address { host: "redis".into(), port: 6379 }],
-            topology: Topology::Single,
-            username: String::new(),
-            password: Secret::new(""),
-            db: 0,
-            tls: None,
-            connections: 1,
-            dial_timeout: Duration::from_secs(1),
-            read_timeout: Duration::from_secs(1),
-            timeout: Duration::from_millis(5),
-            prefix: "edge".to_owned(),
-        };
+        let settings = Settings { prefix: "edge".to_owned(), ..Settings::of_a_test() };
         for (trouble, told_as) in [
             (
                 "ERR The user executing the script can't run this command or subcommand script: dc44, on @user_script:58.",

@@ -165,6 +165,26 @@ impl Settings {
 }
 
 #[cfg(test)]
+impl Settings {
+    /// A Redis that nobody connects to.
+    pub(crate) fn of_a_test() -> Self {
+        Self {
+            endpoints: vec![Address { host: "redis.test".to_owned(), port: 6379 }],
+            topology: Topology::Single,
+            username: String::new(),
+            password: Secret::new(""),
+            db: 0,
+            tls: None,
+            connections: 1,
+            dial_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_secs(1),
+            timeout: Duration::from_millis(5),
+            prefix: "sluicegate".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -186,24 +206,17 @@ mod tests {
     #[test]
     fn no_secret_is_ever_shown() {
         let secret = Secret::new("hunter2");
+        let sentinel =
+            Topology::Sentinel { master: "m".to_owned(), username: String::new(), password: secret.clone() };
         let settings = Settings {
-            endpoints: vec![Address { host: "a".to_owned(), port: 1 }],
-            topology: Topology::Sentinel {
-                master: "m".to_owned(),
-                username: String::new(),
-                password: secret.clone(),
-            },
+            topology: sentinel,
             username: "ann".to_owned(),
             password: secret.clone(),
             db: 3,
             tls: Some(Tls { client: Some(("cert".into(), secret)), ..Tls::default() }),
-            connections: 1,
-            dial_timeout: Duration::ZERO,
-            read_timeout: Duration::ZERO,
-            timeout: Duration::ZERO,
-            prefix: "p".to_owned(),
+            ..Settings::of_a_test()
         };
         assert!(!format!("{settings:?}").contains("hunter2"));
-        assert_eq!(settings.label(), "a:1/m/3");
+        assert_eq!(settings.label(), "redis.test:6379/m/3");
     }
 }
